@@ -1,0 +1,117 @@
+"""The masks: hold them, enforce them, pack them into bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Masks", "pack", "unpack"]
+
+
+class Masks:
+    """One mask a weight, kept as ones and zeros of the weight's own type.
+
+    Multiplying by such a mask is several times faster than by a bool one, and happens at every step.
+    """
+
+    def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
+        self._weights = dict(weights)
+        self._gates = {name: torch.ones_like(w, requires_grad=False) for name, w in weights.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A bool copy of one mask: True where the weight is kept."""
+        return self._gates[name].bool()
+
+    def kept(self) -> dict[str, int]:
+        """How many weights of each tensor are kept."""
+        return {name: int(gate.count_nonzero()) for name, gate in self._gates.items()}
+
+    def replace(self, masks: Sequence[Tensor]) -> None:
+        """Take these masks, in the weights' order."""
+        for gate, mask in zip(self._gates.values(), masks, strict=True):
+            gate.copy_(mask.view(torch.uint8))  # torch converts bytes several times faster than bools
+
+    @torch.no_grad()
+    def enforce(self) -> None:
+        """Zero the pruned weights."""
+        torch._foreach_mul_(list(self._weights.values()), list(self._gates.values()))
+
+    @torch.no_grad()
+    def settle(self, optimizer: torch.optim.Optimizer, came_back: Mapping[str, Tensor]) -> None:
+        """Zero the pruned weights, their gradients and all that the optimizer holds of them.
+
+        Whatever state has a weight's shape is taken to belong to it element by element.
+
+        Args:
+            optimizer: The optimizer of the weights.
+            came_back: Where weights were pruned until now and are kept from here on: their state is cleared too.
+        """
+        self.enforce()
+        torch._foreach_add_(list(self._weights.values()), 0.0)  # a negative weight times 0 is -0
+        for name, weight in self._weights.items():
+            if weight.grad is not None:
+                weight.grad.mul_(self._gates[name])
+            for state in optimizer.state.get(weight, {}).values():
+                if torch.is_tensor(state) and state.shape == weight.shape:
+                    state.mul_(self._gates[name])
+                    if name in came_back:
+                        state.masked_fill_(came_back[name], 0)
+
+    def hook_gradients(self) -> list[torch.utils.hooks.RemovableHandle]:
+        """From here on every gradient is zero where its weight is pruned, as soon as it is there.
+
+        Clipping and a gradient scaler then see only what the optimizer will use.
+        """
+
+        def masked_by(gate: Tensor) -> object:
+            # Knows the mask alone: a hook that knew the masks' owner would keep it alive as long as the weight.
+            def mask_gradient(weight: Tensor) -> None:
+                if weight.grad is not None:
+                    weight.grad.mul_(gate)
+
+            return mask_gradient
+
+        return [w.register_post_accumulate_grad_hook(masked_by(self._gates[n])) for n, w in self._weights.items()]
+
+    def apply_to(self, model: nn.Module) -> None:
+        """Zero the pruned weights of another copy of the network.
+
+        Raises:
+            ValueError: If the copy lacks one of the weights, or has it in another shape.
+        """
+        theirs = dict(model.named_parameters(remove_duplicate=False))
+        for name, gate in self._gates.items():
+            # An averaged model keeps the network under the name "module".
+            weight = theirs.get(name, theirs.get(f"module.{name}"))
+            if weight is None or weight.shape != gate.shape:
+                has = "no such weight" if weight is None else f"shape {tuple(weight.shape)}"
+                raise ValueError(f"{name} of shape {tuple(gate.shape)} is pruned here, but the model has {has}")
+        with torch.no_grad():
+            for name, gate in self._gates.items():
+                weight = theirs.get(name, theirs.get(f"module.{name}"))
+                assert weight is not None
+                weight.masked_fill_((gate == 0).to(weight.device), 0)
+
+
+def pack(mask: Tensor) -> Tensor:
+    """A mask's elements in index order, eight a byte, on the CPU."""
+    return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
+
+
+def unpack(bits: Tensor, shape: Sequence[int]) -> Tensor:
+    """The bool mask of this shape that :func:`pack` packed.
+
+    Raises:
+        ValueError: If the number of bytes does not fit the shape.
+    """
+    size = math.prod(shape)
+    if bits.dtype != torch.uint8 or bits.shape != (-(-size // 8),):
+        raise ValueError(
+            f"a mask of shape {tuple(shape)} packs into {-(-size // 8)} bytes, "
+            f"not into {tuple(bits.shape)} of {bits.dtype}"
+        )
+    return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=size).astype(bool)).view(tuple(shape))

@@ -1,0 +1,68 @@
+"""Promise 7: torch.compile sees one graph, whatever number of masks comes and goes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.nn import functional as F
+
+import sparsecycle as sc
+from sparsecycle.methods import METHODS
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
+        yield
+    torch._dynamo.reset()
+
+
+# Compiling takes long: one method that prunes and one that brings back stand for all where gradients are traced too.
+@pytest.mark.parametrize(
+    ("method", "backend"),
+    [*((method, "eager") for method in METHODS), ("progressive", "aot_eager"), ("cyclical", "aot_eager")],
+)
+def test_one_graph(start: Any, difference: Any, method: str, backend: str) -> None:
+    plain, run = start(method), start(method)
+    loss_of = torch.compile(lambda x, y: F.cross_entropy(run.model(x), y), backend=backend, fullgraph=True)
+    seen = set()
+    for _ in range(run.total):
+        loss = loss_of(*run.batch())
+        loss.backward()
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        run.sparsifier.step()
+        run.steps += 1
+        seen.add(run.sparsifier.sparsity)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    assert len(seen) >= (2 if method == "one-shot" else 3)
+    assert sum(int(w.count_nonzero()) for w in run.prunable.values()) == 56
+    plain.train(12)
+    if backend == "eager":
+        assert difference(plain, run) is None
+
+
+def test_compiled_module_may_be_given(start: Any) -> None:
+    """Its parameters are the model's own; their names begin with ``_orig_mod``."""
+    run = start("progressive")
+    run.sparsifier.remove()
+    model = torch.compile(run.model, backend="eager", fullgraph=True)
+    sparsifier = sc.Sparsifier(model, run.optimizer, 0.9, sc.Linear(), total_steps=6)
+    for _ in range(6):
+        x, y = run.batch()
+        F.cross_entropy(model(x), y).backward()
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        sparsifier.step()
+        run.steps += 1
+    assert sparsifier.finalize().kept == 56
+    assert counters["stats"]["unique_graphs"] == 1

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sparsecycle
+
+SOURCE = Path(sparsecycle.__file__).parent
+WORDS = {"schedules", "criteria", "scopes", "recovery"}
+#: What each module may use of the package, from the bottom up; drawing is asked for anywhere.
+ALLOWED = {
+    **{name: set() for name in [*WORDS, "_matplotlib", "names", "selection", "masks", "report"]},
+    "prunable": {"names"},
+    "plan": {"schedules", "scopes", "prunable", "names"},
+    "sparsifier": {*WORDS, "names", "prunable", "plan", "selection", "masks", "report"},
+    "methods": {*WORDS, "sparsifier"},
+    "__init__": {*WORDS, "report", "sparsifier", "methods"},
+}
+MODULES = sorted(path.stem for path in SOURCE.glob("*.py"))
+
+
+def imports(module: str) -> set[str]:
+    """The parts of the package that a module names in its imports, wherever they stand in it."""
+    found = set()
+    for node in ast.walk(ast.parse((SOURCE / f"{module}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module == "sparsecycle":
+                found |= {alias.name for alias in node.names}
+            elif node.module and node.module.startswith("sparsecycle."):
+                found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("sparsecycle.")}
+    return found
+
+
+def test_import_brings_in_torch_numpy_and_safetensors_alone() -> None:
+    code = """
+import sys, torch, numpy
+before = set(sys.modules)
+import sparsecycle
+print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+heavy = "matplotlib rich tyro sklearn yaml lightning_fabric accelerate pandas scipy sparsecycle.lab".split()
+print(*(name for name in heavy if name in sys.modules))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    new, heavy = run.stdout.splitlines()
+    assert heavy == ""
+    assert set(new.split()) <= set(sys.stdlib_module_names) | {"sparsecycle", "safetensors", "torch", "numpy"}
+
+
+def test_every_public_name_is_there() -> None:
+    assert sparsecycle.__all__ == sorted(sparsecycle.__all__)
+    for name in sparsecycle.__all__:
+        assert getattr(sparsecycle, name) is not None
+    assert sparsecycle.Sparsifier.__module__ == "sparsecycle.sparsifier"
+
+
+def test_every_schedule_and_criterion_is_public() -> None:
+    from sparsecycle import criteria, schedules
+
+    expected = {*schedules.__all__, *criteria.__all__} - {"CRITERIA", "Criterion"}
+    assert expected <= set(sparsecycle.__all__)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_one_way(module: str) -> None:
+    if module == "cli":
+        assert imports(module) <= {"lab", "names", "__version__", "methods", "sparsifier"}
+    else:
+        assert imports(module) <= ALLOWED[module] | {"_matplotlib"}
+
+
+def test_every_module_names_what_is_public() -> None:
+    for module in set(MODULES) - {"_matplotlib"}:
+        tree = ast.parse((SOURCE / f"{module}.py").read_text(encoding="utf-8"))
+        names = [
+            target.id
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        ]
+        assert "__all__" in names, module
+        assert ast.get_docstring(tree), module
+
+
+def test_the_version_is_the_installed_one() -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        installed = version("sparsecycle")
+    except PackageNotFoundError:
+        pytest.skip("sparsecycle runs from its sources here")
+    assert installed == sparsecycle.__version__
