@@ -1,0 +1,1 @@
+"""The laboratory: data, models, training and fair comparisons of pruning methods (extra ``[lab]``)."""
