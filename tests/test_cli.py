@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparsecycle import __version__
+from sparsecycle.cli import main
+from sparsecycle.lab import runner, running
+from sparsecycle.lab.experiment import Experiment
+from sparsecycle.lab.result import Result
+
+FAST = ("--epochs", "1", "--batch-size", "256", "--jobs", "1")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sparsecycle {__version__}\n"
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert "  train " in out
+    assert "  compare " in out
+
+
+def test_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: sparsecycle COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_help_of_a_command_has_its_groups_and_the_data_sets_defaults(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--data", "cifar10", "--help"]) == 0
+    out = capsys.readouterr().out
+    for group in ("pruning options", "recipe options", "recipe.augment options"):
+        assert group in out
+    assert "--epochs INT" in out
+    assert "--recipe" not in out
+    assert "(default: resnet-20)" in " ".join(out.replace("│", "").split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "there is no command 'trian'; did you mean 'train'?"),
+        (["train", "--data", "cifar"], "did you mean 'cifar10"),
+        (["train", "--model", "lenet300"], "did you mean 'lenet-300-100'?"),
+        (["compare", "--methods", "dense", "agb"], "did you mean 'agp'?"),
+        (["train", "--epoch", "3"], "--epochs INT"),
+        (["train", "--epochs", "0"], "epochs=0"),
+        (["train", "--sparsity", "90"], "sparsity=90"),
+        (["train", "--method", "one-shot", "--end", "0.3"], "end=0.3"),
+        (["compare", "--model", "resnet-20", "--sparsities", "-1"], "-1"),
+        (["compare", "--seeds", "1", "1"], "seeds names 1 more than once"),
+        (["compare", "--model", "conv3", "--methods", "dense", "--jobs", "0"], "jobs=0"),
+    ],
+)
+def test_usage_errors_end_with_2_and_name_what_is_near(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    extra = [] if words == ["trian"] else ["--runs", str(tmp_path / "runs")]
+    assert main([*words, *extra]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists(), "nothing is begun"
+
+
+def test_train_runs_each_seed_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--seeds", "0", "1", "--runs", str(tmp_path), *FAST[:4], "--sparsity", "0.5"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    scores = [float(s) for s in re.findall(r"^seed \d: ([\d.]+) %", out, re.M)]
+    folders = sorted(path.name for path in tmp_path.iterdir())
+    assert len(scores) == len(folders) == 2
+    assert all(folder in out for folder in folders)
+    assert "requested 50.0000%, achieved 50.0000%" in out
+    mean, deviation = re.findall(r"2 seeds: ([\d.]+) ± ([\d.]+)", out)[0]
+    assert float(mean) == pytest.approx(sum(scores) / 2, abs=0.011)
+    assert float(deviation) == pytest.approx(abs(scores[0] - scores[1]) / 2, abs=0.011)
+
+
+def test_compare_runs_once_and_writes_table_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["compare", "--methods", "dense", "agp", "--sparsities", "0.5", "0.9", "--seeds", "0", "1"]
+    words += ["--runs", str(tmp_path), *FAST]
+    assert main(words) == 0
+    first = capsys.readouterr().out
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert [(r["method"], r["requested"], r["seeds"]) for r in content["rows"]] == [
+        ("dense", 0.0, 2),
+        ("agp", 0.5, 2),
+        ("agp", 0.9, 2),
+    ]
+    assert [r["achieved"] for r in content["rows"]] == pytest.approx([0, 0.5, 0.9], abs=1e-4)
+    assert len(content["runs"]) == 6
+    for name in ("accuracy.png", "schedules.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+        assert str(tmp_path / name) in first
+    assert first.count("sparsecycle train") == 1, "what to do next"
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("it ran again")
+
+    monkeypatch.setattr(runner, "run", forbidden)
+    monkeypatch.setattr(running, "_go_on", forbidden)
+    assert main(words) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_compare_with_a_failing_run_ends_with_1_and_shows_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = runner.run
+
+    def run(it: Experiment, *args: object, **kwargs: object) -> Result:
+        if it.method == "agp":
+            raise ValueError("epoch 1 of 1: the training loss is nan")
+        return real(it, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runner, "run", run)
+    words = ["compare", "--methods", "dense", "agp", "--sparsities", "0.5", "--seeds", "0"]
+    assert main([*words, "--runs", str(tmp_path), *FAST]) == 1
+    out, err = capsys.readouterr()
+    assert "error: agp 0.5 seed 0: ValueError: epoch 1 of 1: the training loss is nan" in err
+    assert "Traceback" not in err
+    assert "dense" in out
+    assert "│ agp" not in out
+
+
+def test_a_failure_is_one_line_and_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").write_text("a file stands where the folder should")
+    assert main(["train", "--epochs", "1", "--runs", str(tmp_path / "runs")]) == 1
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in err
+
+
+def test_a_file_and_the_same_flags_are_the_same_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("data: digits\nmethod: agp\nsparsity: 0.5\nseeds: [3]\nepochs: 1\nbatch-size: 256\nrotate: 5\n")
+    runs = tmp_path / "runs"
+    assert main(["train", "--config", str(file), "--runs", str(runs)]) == 0
+    flags = ["--method", "agp", "--sparsity", "0.5", "--seeds", "3", "--batch-size", "256", "--rotate", "5"]
+    assert main(["train", *flags, "--epochs", "1", "--runs", str(runs)]) == 0
+    assert len(list(runs.iterdir())) == 1
+
+
+def test_an_interrupt_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "_go_on", interrupted)
+    assert main(["compare", "--seeds", "0", "--runs", str(tmp_path), *FAST]) == 130
+    assert "error: interrupted; the same command" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sparsecycle.lab.options", raising=False)
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert main(["train"]) == 1
+    assert "error: the command needs tyro: pip install 'sparsecycle[lab]'" in capsys.readouterr().err
+
+
+def test_the_package_does_not_load_the_laboratory() -> None:
+    code = "import sys, sparsecycle.cli; print([m for m in sys.modules if m.startswith(('sparsecycle.lab', 'tyro'))])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
