@@ -16,11 +16,15 @@ ALLOWED = {
     **{name: set() for name in [*WORDS, "_matplotlib", "names", "selection", "masks", "report"]},
     "prunable": {"names"},
     "plan": {"schedules", "scopes", "prunable", "names"},
-    "sparsifier": {*WORDS, "names", "prunable", "plan", "selection", "masks", "report"},
-    "methods": {*WORDS, "sparsifier"},
-    "__init__": {*WORDS, "report", "sparsifier", "methods"},
+    "competition": {"scopes", "selection"},
+    "pruner": {*WORDS, "competition", "masks"},
+    "sparsifier": {*WORDS, "names", "prunable", "plan", "pruner", "masks", "report"},
+    "methods": {*WORDS, "prunable", "sparsifier"},
+    "tickets": {*WORDS, "names", "prunable", "selection", "masks", "sparsifier"},
+    "__init__": {*WORDS, "report", "sparsifier", "methods", "tickets"},
 }
 MODULES = sorted(path.stem for path in SOURCE.glob("*.py"))
+TICKETS = sorted(f"tickets/{path.stem}" for path in SOURCE.glob("tickets/*.py"))
 
 
 def imports(module: str) -> set[str]:
@@ -63,7 +67,7 @@ def test_every_public_name_is_there() -> None:
 def test_every_schedule_and_criterion_is_public() -> None:
     from sparsecycle import criteria, schedules
 
-    expected = {*schedules.__all__, *criteria.__all__} - {"CRITERIA", "Criterion"}
+    expected = {*schedules.__all__, *criteria.__all__} - {"CRITERIA", "Criterion", "Batches", "Loss"}
     assert expected <= set(sparsecycle.__all__)
 
 
@@ -75,8 +79,18 @@ def test_imports_run_one_way(module: str) -> None:
         assert imports(module) <= ALLOWED[module] | {"_matplotlib"}
 
 
+@pytest.mark.parametrize("module", TICKETS)
+def test_imports_of_tickets_run_one_way(module: str) -> None:
+    assert imports(module) <= ALLOWED["tickets"] | {"tickets"}
+
+
+def test_all_modules_are_looked_at() -> None:
+    assert {"tickets/__init__", "tickets/colt"} <= set(TICKETS)
+    assert set(MODULES) - {"cli"} == set(ALLOWED) - {"tickets"}
+
+
 def test_every_module_names_what_is_public() -> None:
-    for module in set(MODULES) - {"_matplotlib"}:
+    for module in {*MODULES, *TICKETS} - {"_matplotlib"}:
         tree = ast.parse((SOURCE / f"{module}.py").read_text(encoding="utf-8"))
         names = [
             target.id

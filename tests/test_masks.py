@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparsecycle.masks import Masks, pack, unpack
+from sparsecycle.masks import Masks, forget_momentum, pack, unpack
 
 shapes = st.lists(st.integers(0, 9), max_size=4).map(tuple)
 
@@ -124,13 +125,90 @@ def test_settle_clears_gradients_and_optimizer_state(masks: Masks, weights: dict
     assert state["exp_avg_sq"].count_nonzero() == 1
     assert state["step"] == 1  # the optimizer's clock is no weight's
     assert optimizer.state[weights["b"]]["exp_avg"].tolist() == pytest.approx([0.1, 0, 0.1])
-    assert weights["a"][0, 1].item() == 0
+    assert weights["a"][0, 1].item() != 0  # the weights themselves are left to enforce()
 
 
-def test_settle_leaves_no_negative_zero(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
-    masks.settle(torch.optim.SGD(weights.values(), lr=0.1), {})
+def test_enforce_leaves_no_negative_zero_where_asked(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
+    masks.enforce()
+    assert torch.equal(torch.signbit(weights["a"]), torch.tensor([[False, True], [False, True]]))
+    masks.enforce(negative=True)
     assert torch.equal(torch.signbit(weights["a"]), torch.tensor([[False, False], [False, True]]))
     assert not torch.signbit(weights["b"]).any()
+    assert weights["a"].tolist() == [[1, 0], [0, -4]]
+
+
+def test_part_and_join(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
+    before = {name: w.detach().clone() for name, w in weights.items()}
+    stored = [torch.full_like(w, 9.0) for w in weights.values()]  # whatever was there
+    masks.part(stored)
+    assert weights["a"].tolist() == [[1, 0], [0, -4]]
+    assert weights["b"].tolist() == [5, 0, 7]
+    assert [s.tolist() for s in stored] == [[[0, -2], [3, 0]], [0, -6, 0]]
+    assert not torch.signbit(weights["a"])[0, 1]
+    with torch.no_grad():
+        weights["a"][0, 0] = 10
+    masks.join(stored)
+    assert weights["a"].tolist() == [[10, -2], [3, -4]]
+    assert torch.equal(weights["b"], before["b"])
+
+
+@given(st.integers(0, 2**31))
+def test_parting_and_joining_loses_nothing(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = nn.Parameter(torch.randn(5, 7, generator=generator) * 10 ** torch.randn(5, 7, generator=generator))
+    before, stored = weight.detach().clone(), torch.empty(5, 7)
+    masks = Masks({"w": weight})
+    mask = torch.rand(5, 7, generator=generator) < 0.5
+    masks.replace([mask])
+    masks.part([stored])
+    assert torch.equal(weight, before.masked_fill(~mask, 0))
+    assert torch.equal(stored, before.masked_fill(mask, 0))
+    masks.join([stored])
+    assert torch.equal(weight, before)
+
+
+def test_gradients_are_left_dense_while_asked(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
+    masks.hook_gradients()
+    masks.dense_gradients = True
+    assert masks.dense_gradients
+    (weights["a"].sum() + weights["b"].sum()).backward()
+    assert weights["a"].grad.tolist() == [[1, 1], [1, 1]]  # type: ignore[union-attr]
+    masks.mask_gradients()
+    assert weights["a"].grad.tolist() == [[1, 0], [0, 1]]  # type: ignore[union-attr]
+    assert weights["b"].grad.tolist() == [1, 0, 1]  # type: ignore[union-attr]
+    masks.dense_gradients = False
+    weights["a"].grad = None
+    weights["a"].sum().backward()
+    assert weights["a"].grad.tolist() == [[1, 0], [0, 1]]  # type: ignore[attr-defined]
+    weights["b"].grad = None
+    masks.mask_gradients()  # a weight without a gradient has none to mask
+    assert weights["b"].grad is None
+
+
+@pytest.mark.parametrize(
+    ("build", "cleared", "held"),
+    [
+        (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), ["momentum_buffer"], []),
+        (lambda p: torch.optim.Adam(p, 0.1, amsgrad=True), ["exp_avg"], ["exp_avg_sq", "max_exp_avg_sq", "step"]),
+        (lambda p: torch.optim.RMSprop(p, 0.1, momentum=0.9), ["momentum_buffer"], ["square_avg", "step"]),
+        (lambda p: torch.optim.SGD(p, 0.1), [], []),
+    ],
+)
+def test_forget_momentum(build: Any, cleared: list[str], held: list[str]) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = build(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    before = {p: {k: v.clone() for k, v in optimizer.state[p].items() if torch.is_tensor(v)} for p in model.parameters()}
+    forget_momentum(optimizer)
+    for p in model.parameters():  # biases too
+        state = optimizer.state[p]
+        for key in cleared:
+            assert before[p][key].count_nonzero() == p.numel()
+            assert state[key].count_nonzero() == 0
+        for key in held:
+            assert torch.equal(state[key], before[p][key])
+            assert state[key].count_nonzero() > 0
 
 
 def test_gradients_are_zero_as_soon_as_they_are_there(masks: Masks, weights: dict[str, nn.Parameter]) -> None:

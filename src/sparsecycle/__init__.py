@@ -1,7 +1,8 @@
 """sparsecycle: train once, get a small, fast network."""
 
 from sparsecycle import methods
-from sparsecycle.criteria import Magnitude, MagnitudeGain, Random
+from sparsecycle.criteria import SNIP, GraSP, Magnitude, MagnitudeGain, Movement, Random, SynFlow, Taylor
+from sparsecycle.recovery import Recovery, Regrow
 from sparsecycle.report import Report
 from sparsecycle.schedules import (
     AGP,
@@ -18,27 +19,38 @@ from sparsecycle.schedules import (
     Schedule,
 )
 from sparsecycle.sparsifier import Sparsifier
+from sparsecycle.tickets import Ticket, colt, lottery_ticket
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AGP",
+    "SNIP",
     "Alternating",
     "Constant",
     "Cosine",
     "Cyclical",
     "DenseSparseDense",
     "Exponential",
+    "GraSP",
     "Iterative",
     "Linear",
     "Magnitude",
     "MagnitudeGain",
+    "Movement",
     "OneCycle",
     "OneShot",
     "Random",
+    "Recovery",
+    "Regrow",
     "Report",
     "Schedule",
     "Sparsifier",
+    "SynFlow",
+    "Taylor",
+    "Ticket",
     "__version__",
+    "colt",
+    "lottery_ticket",
     "methods",
 ]

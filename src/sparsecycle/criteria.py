@@ -1,52 +1,101 @@
 """Criterion: what is a weight worth? The weights worth least are pruned first.
 
-A criterion is a frozen dataclass with two pure functions: ``remember``, called once when pruning begins, returns
-what must be kept from that moment; ``score`` returns one tensor of scores for each weight tensor, in its shape.
-Where ``absolute`` is true, the worth is the absolute value of what ``score`` returns: magnitude then returns the
-weights themselves and costs no memory.
+A criterion is a frozen dataclass with pure functions: ``remember``, called once when pruning begins, returns what must
+be kept from that moment; ``watch`` sees every step's gradients, if it asks for them; ``score`` returns one tensor of
+scores for each weight tensor, in its shape. Where ``absolute`` is true, the worth is the absolute value of what
+``score`` returns: magnitude then returns the weights themselves and costs no memory.
+
+Three criteria run the network and are meant for the start of a run: SNIP, GraSP and SynFlow. They work on copies:
+neither the network's weights, gradients and statistics nor the global random state are touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
 
-__all__ = ["CRITERIA", "Criterion", "Magnitude", "MagnitudeGain", "Random"]
+__all__ = [
+    "CRITERIA",
+    "SNIP",
+    "Batches",
+    "Criterion",
+    "GraSP",
+    "Loss",
+    "Magnitude",
+    "MagnitudeGain",
+    "Movement",
+    "Random",
+    "SynFlow",
+    "Taylor",
+]
+
+#: Pairs of inputs and targets. Inputs are a tensor, or a tuple of positional or a mapping of keyword arguments.
+Batches: TypeAlias = Sequence[tuple[Any, Any]]
+#: From a network's output and the targets to a scalar.
+Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
 
-class Criterion(Protocol):
-    """What the sparsifier asks of a criterion."""
+class Criterion:
+    """What the sparsifier asks of a criterion; a new one defines :meth:`score`.
 
-    absolute: ClassVar[bool]
+    Attributes:
+        absolute: Whether the worth is the absolute value of the score; the score of a pruned weight is 0 then.
+        watches: Whether :meth:`watch` must see every step.
+        rounds: A mask update reaches its sparsity in so many rounds, each scored anew.
+        path: ``"exponential"``: every round keeps the same share of what is left; ``"linear"``: prunes equally many.
+    """
 
-    def remember(self, weights: Sequence[Tensor]) -> list[Tensor]:
+    absolute: ClassVar[bool] = False
+    watches: ClassVar[bool] = False
+    rounds: int = 1
+    path: str = "exponential"
+
+    def remember(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
         """What has to be kept from the start of the run: one tensor a weight, or none at all."""
-        ...
+        return []
 
-    def score(self, weights: Sequence[Tensor], memory: Sequence[Tensor]) -> list[Tensor]:
-        """One tensor of scores a weight tensor, in its shape; ``memory`` is what ``remember`` returned."""
-        ...
+    def watch(self, weights: Mapping[str, Tensor], gradients: Sequence[Tensor], memory: Sequence[Tensor]) -> None:
+        """Take in a step: change ``memory`` in place.
+
+        Args:
+            weights: The weights before the optimizer's step, by name; pruned ones at their stored values, if any.
+            gradients: The loss's gradients at all weights, also at pruned ones, in the weights' order.
+            memory: What :meth:`remember` returned.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define watch()")
+
+    def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+        """One tensor of scores a weight tensor, in its shape.
+
+        Args:
+            weights: The weights by their names in ``model.named_parameters()``.
+            memory: What :meth:`remember` returned, and :meth:`watch` changed.
+            model: The network they belong to, for criteria that run it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define score()")
 
 
 @dataclass(frozen=True)
-class Magnitude:
+class Magnitude(Criterion):
     """|w| (Han et al., arXiv 1506.02626)."""
 
     absolute: ClassVar[bool] = True
 
-    def remember(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        return []
-
-    def score(self, weights: Sequence[Tensor], memory: Sequence[Tensor]) -> list[Tensor]:
-        return list(weights)
+    def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+        return list(weights.values())
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(Criterion):
     """A uniform random number, the same for a weight all through the run.
 
     It is drawn anew from ``seed`` at every update, on the CPU, so it needs no memory and is the same on every
@@ -54,31 +103,301 @@ class Random:
     """
 
     seed: int = 0
-    absolute: ClassVar[bool] = False
 
-    def remember(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        return []
-
-    def score(self, weights: Sequence[Tensor], memory: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
-        return [torch.rand(w.shape, generator=generator, device="cpu").to(w.device) for w in weights]
+        return [torch.rand(w.shape, generator=generator, device="cpu").to(w.device) for w in weights.values()]
 
 
 @dataclass(frozen=True)
-class MagnitudeGain:
+class MagnitudeGain(Criterion):
     """|w| - |w₀|: how much a weight has grown since pruning began (Zhou et al., arXiv 1905.01067, section 2)."""
 
-    absolute: ClassVar[bool] = False
+    def remember(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        return [w.detach().abs() for w in weights.values()]
 
-    def remember(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        return [w.detach().abs() for w in weights]
+    def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+        return [w.abs().sub_(w0) for w, w0 in zip(weights.values(), memory, strict=True)]
 
-    def score(self, weights: Sequence[Tensor], memory: Sequence[Tensor]) -> list[Tensor]:
-        return [w.abs().sub_(w0) for w, w0 in zip(weights, memory, strict=True)]
+
+@dataclass(frozen=True)
+class Movement(Criterion):
+    """S = -Σ w · ∂L/∂w over the steps: how far training moves a weight away from 0 (Sanh et al., arXiv 2005.07683).
+
+    These are scores trained by gradient descent through the mask, by the straight-through estimator (section 4.1). A
+    constant learning rate of the scores would only scale them, so there is none.
+    """
+
+    watches: ClassVar[bool] = True
+
+    def remember(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        return _zeros(weights)
+
+    def watch(self, weights: Mapping[str, Tensor], gradients: Sequence[Tensor], memory: Sequence[Tensor]) -> None:
+        torch._foreach_addcmul_(list(memory), list(weights.values()), list(gradients), -1.0)
+
+    def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+        return list(memory)
+
+
+@dataclass(frozen=True)
+class Taylor(Criterion):
+    """(w · ∂L/∂w)², averaged over the steps: what the loss would change without the weight, to first order.
+
+    Molchanov et al., arXiv 1906.10771, section 3. The paper averages over the batches between two prunings; its code
+    then averages these averages, with a momentum of 0.9.
+
+    Ours: the momentum acts from step to step. The average starts at 0, which scales all scores alike.
+
+    Args:
+        momentum: Of the running average over the steps, from 0 (the last step alone) to less than 1.
+
+    Raises:
+        ValueError: If the momentum is out of range.
+    """
+
+    momentum: float = 0.9
+    watches: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum!r} must be from 0 to less than 1")
+
+    def remember(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        return _zeros(weights)
+
+    def watch(self, weights: Mapping[str, Tensor], gradients: Sequence[Tensor], memory: Sequence[Tensor]) -> None:
+        for average, w, g in zip(memory, weights.values(), gradients, strict=True):
+            # In the average's type: squares of half-precision numbers fall below what it can hold.
+            average.lerp_((g.to(average.dtype) * w).square_(), 1 - self.momentum)
+
+    def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+        return list(memory)
+
+
+@dataclass(frozen=True)
+class SNIP(Criterion):
+    """|w · ∂L/∂w| (Lee et al., arXiv 1810.02340, section 4.1).
+
+    Args:
+        batches: Pairs of inputs and targets; gradients are summed over them before the absolute value is taken.
+        loss: From the network's output and the targets to a scalar.
+        rounds: See :class:`Criterion`; 1 in the paper.
+
+    Raises:
+        ValueError: If an argument is not allowed; from :meth:`score`, if a score is NaN or infinite.
+    """
+
+    absolute: ClassVar[bool] = True
+    batches: Batches = field(repr=False, compare=False)
+    loss: Loss = field(default=cross_entropy, repr=False, compare=False)
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        _check_batches(self.batches)
+        _check_rounds(self.rounds, self.path)
+
+    def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+        with _copy(model, weights) as (run, copies):
+            g = _summed(_gradients(self.loss(run(x), y), copies) for x, y in _on(weights, self.batches))
+        return _times("SNIP", weights, g)
+
+
+@dataclass(frozen=True)
+class GraSP(Criterion):
+    """θ ⊙ Hg: how much of the gradient's flow goes with a weight (Wang et al., arXiv 2002.07376, section 4).
+
+    The paper removes the largest -θ ⊙ Hg, where g = ∂L/∂θ and H is the Hessian; Hg = ∂/∂θ (stopgrad(g) · g).
+
+    Args:
+        batches: Pairs of inputs and targets; g and Hg are summed over them.
+        loss: From the network's output, divided by the temperature, and the targets to a scalar.
+        temperature: Above 0; 200 in the paper's code.
+        rounds: See :class:`Criterion`; 1 in the paper.
+
+    Raises:
+        ValueError: If an argument is not allowed; from :meth:`score`, if the network's output is no tensor, or a score
+            is NaN or infinite.
+    """
+
+    batches: Batches = field(repr=False, compare=False)
+    loss: Loss = field(default=cross_entropy, repr=False, compare=False)
+    temperature: float = 200.0
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        _check_batches(self.batches)
+        _check_rounds(self.rounds, self.path)
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature!r} must be greater than 0, and finite")
+
+    def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+        g: list[Tensor] | None = None
+        if len(self.batches) > 1:  # of a single batch, one graph serves both
+            with _copy(model, weights) as (run, copies):
+                g = _summed(_gradients(self._loss(run(x), y), copies) for x, y in _on(weights, self.batches))
+        # The same random numbers are drawn again. Fused attention has no second derivative.
+        with _copy(model, weights) as (run, copies), sdpa_kernel(SDPBackend.MATH):
+
+            def product(x: Any, y: Any) -> list[Tensor]:
+                of_batch = _gradients(self._loss(run(x), y), copies, create_graph=True)
+                stopped = [each.detach() for each in of_batch] if g is None else g
+                along = torch.stack([(a * b).sum() for a, b in zip(stopped, of_batch, strict=True)]).sum()
+                return _gradients(along, copies)
+
+            hg = _summed(product(x, y) for x, y in _on(weights, self.batches))
+        return _times("GraSP", weights, hg)
+
+    def _loss(self, output: Any, targets: Any) -> Tensor:
+        return self.loss(_only_tensor("GraSP", output) / self.temperature, targets)
+
+
+@dataclass(frozen=True)
+class SynFlow(Criterion):
+    """|θ| · ∂R/∂|θ|, the synaptic flow through a weight (Tanaka et al., arXiv 2006.05467, section 6).
+
+    R is the sum of the outputs for an input of ones, all parameters and statistics replaced by their absolute
+    values, in evaluation mode. No data is used. In float64, since R grows with every layer.
+
+    Args:
+        input_shape: Of one input, without the batch.
+        rounds: See :class:`Criterion`; 100 in the paper.
+        path: See :class:`Criterion`; exponential in the paper.
+
+    Raises:
+        ValueError: If an argument is not allowed; from :meth:`score`, if the network's output is no tensor, or a score
+            is NaN or infinite.
+    """
+
+    absolute: ClassVar[bool] = True  # as in the paper's code: R may fall where an activation is not monotone
+    input_shape: Sequence[int]
+    rounds: int = 100
+    path: str = "exponential"
+
+    def __post_init__(self) -> None:
+        _check_rounds(self.rounds, self.path)
+        shape = self.input_shape
+        if not isinstance(shape, Sequence) or not shape or not all(_is_whole(n) for n in shape):
+            raise ValueError(f"input_shape={shape!r} must be whole numbers of at least 1, such as (3, 32, 32)")
+        object.__setattr__(self, "input_shape", tuple(shape))
+
+    def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+        modes = {module: module.training for module in model.modules()}
+        try:
+            for module in modes:
+                module.training = False  # not by eval(), which a network may have made to change more than that
+            with _copy(model, weights, lambda t: t.double().abs() if t.is_floating_point() else t) as (run, copies):
+                ones = torch.ones(1, *self.input_shape, dtype=torch.float64, device=copies[0].device)
+                g = _gradients(_only_tensor("SynFlow", run(ones)).sum(), copies)
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        return _times("SynFlow", dict(zip(weights, copies, strict=True)), g)
 
 
 CRITERIA: dict[str, Criterion] = {
     "magnitude": Magnitude(),
     "random": Random(),
     "magnitude_gain": MagnitudeGain(),
+    "movement": Movement(),
+    "taylor": Taylor(),
 }
+
+
+@contextmanager
+def _copy(
+    model: nn.Module, weights: Mapping[str, Tensor], change: Callable[[Tensor], Tensor] = lambda t: t
+) -> Iterator[tuple[Callable[[Any], Any], list[Tensor]]]:
+    """The network as a function of its inputs, on copies, and the copies of the weights that gradients are taken at."""
+    own = {**dict(model.named_parameters()), **weights}
+    tensors = {name: change(t.detach()).clone() for name, t in {**own, **dict(model.named_buffers())}.items()}
+    copies = [tensors[name].requires_grad_() for name in weights]
+    devices = sorted({t.device.index or 0 for t in own.values() if t.device.type == "cuda"})
+    cudnn = torch.backends.cudnn.enabled
+
+    def run(inputs: Any) -> Any:
+        args = () if isinstance(inputs, Mapping) else tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
+        return functional_call(model, tensors, args, dict(inputs) if isinstance(inputs, Mapping) else None)
+
+    with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+        try:
+            # cuDNN's recurrent layers have no second derivative, and in evaluation mode not even a first one.
+            torch.backends.cudnn.enabled = cudnn and not any(isinstance(m, nn.RNNBase) for m in model.modules())
+            yield run, copies
+        finally:
+            torch.backends.cudnn.enabled = cudnn
+
+
+def _on(weights: Mapping[str, Tensor], batches: Batches) -> Iterator[tuple[Any, Any]]:
+    device = next(iter(weights.values())).device
+    for x, y in batches:
+        yield _moved(x, device), _moved(y, device)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _moved(part, device) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_moved(part, device) for part in value]
+    return value.to(device) if torch.is_tensor(value) else value
+
+
+def _zeros(weights: Mapping[str, Tensor]) -> list[Tensor]:
+    """Where something is summed up over the steps: for weights in half precision in float32."""
+    return [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights.values()]
+
+
+def _gradients(scalar: Tensor, at: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
+    """One gradient a tensor; zeros for one that takes no part."""
+    if not scalar.requires_grad:  # none of them does
+        return [torch.zeros_like(w, requires_grad=False) for w in at]
+    found = torch.autograd.grad(scalar, list(at), create_graph=create_graph, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for w, g in zip(at, found, strict=True)]
+
+
+def _summed(lists: Iterator[list[Tensor]]) -> list[Tensor]:
+    total = next(lists)
+    for tensors in lists:
+        total = [a + b for a, b in zip(total, tensors, strict=True)]
+    return total
+
+
+def _times(criterion: str, weights: Mapping[str, Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The weights times what was found for them, in at least float32."""
+    scores = []
+    for (name, w), g in zip(weights.items(), gradients, strict=True):
+        scores.append(w.detach().to(torch.promote_types(w.dtype, torch.float32)) * g)
+        if not scores[-1].isfinite().all():
+            raise ValueError(
+                f"the {criterion} score of {name} is NaN or infinite: the network's output or gradient overflows, "
+                "or one of its parameters or inputs is not finite"
+            )
+    return scores
+
+
+def _only_tensor(criterion: str, output: Any) -> Tensor:
+    if not torch.is_tensor(output):
+        raise ValueError(f"{criterion} needs a network that returns one tensor, not a {type(output).__name__}")
+    return output
+
+
+def _check_batches(batches: Batches) -> None:
+    allowed = "must be a list of pairs (inputs, targets), such as [next(iter(loader))]"
+    if not isinstance(batches, list | tuple):
+        raise ValueError(f"batches {allowed}, not a {type(batches).__name__}")
+    if not batches:
+        raise ValueError(f"batches={batches!r} is empty: it {allowed}")
+    for i, pair in enumerate(batches):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ValueError(f"batches {allowed}, but batches[{i}] is a {type(pair).__name__}")
+
+
+def _check_rounds(rounds: int, path: str) -> None:
+    if not _is_whole(rounds):
+        raise ValueError(f"rounds={rounds!r} must be a whole number of at least 1")
+    if path not in ("exponential", "linear"):
+        raise ValueError(f"path={path!r} must be 'exponential' or 'linear'")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

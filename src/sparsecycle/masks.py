@@ -9,7 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Masks", "pack", "unpack"]
+__all__ = ["Masks", "forget_momentum", "pack", "unpack"]
+
+
+class _Flow:
+    """Whether gradients are left as they are; apart, so that the hooks know this and the mask alone.
+
+    A hook that knew the masks' owner would keep it alive as long as the weight.
+    """
+
+    dense = False
 
 
 class Masks:
@@ -20,6 +29,7 @@ class Masks:
 
     def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
         self._weights = dict(weights)
+        self._flow = _Flow()
         self._gates = {name: torch.ones_like(w, requires_grad=False) for name, w in weights.items()}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -36,13 +46,32 @@ class Masks:
             gate.copy_(mask.view(torch.uint8))  # torch converts bytes several times faster than bools
 
     @torch.no_grad()
-    def enforce(self) -> None:
-        """Zero the pruned weights."""
+    def enforce(self, *, negative: bool = False) -> None:
+        """Zero the pruned weights.
+
+        Args:
+            negative: Whether some of them may be negative, which times 0 is -0; those already zeroed are not.
+        """
         torch._foreach_mul_(list(self._weights.values()), list(self._gates.values()))
+        if negative:
+            torch._foreach_add_(list(self._weights.values()), 0.0)
+
+    @torch.no_grad()
+    def part(self, stored: Sequence[Tensor]) -> None:
+        """Zero the pruned weights, and keep their values in ``stored``, which is 0 elsewhere."""
+        weights: list[Tensor] = list(self._weights.values())
+        torch._foreach_copy_(list(stored), weights)
+        self.enforce(negative=True)
+        torch._foreach_sub_(list(stored), weights)
+
+    @torch.no_grad()
+    def join(self, stored: Sequence[Tensor]) -> None:
+        """Give the pruned weights their ``stored`` values."""
+        torch._foreach_add_(list(self._weights.values()), list(stored))
 
     @torch.no_grad()
     def settle(self, optimizer: torch.optim.Optimizer, came_back: Mapping[str, Tensor]) -> None:
-        """Zero the pruned weights, their gradients and all that the optimizer holds of them.
+        """Zero the pruned weights' gradients and all that the optimizer holds of them.
 
         Whatever state has a weight's shape is taken to belong to it element by element.
 
@@ -50,32 +79,48 @@ class Masks:
             optimizer: The optimizer of the weights.
             came_back: Where weights were pruned until now and are kept from here on: their state is cleared too.
         """
-        self.enforce()
-        torch._foreach_add_(list(self._weights.values()), 0.0)  # a negative weight times 0 is -0
+        self.mask_gradients()
         for name, weight in self._weights.items():
-            if weight.grad is not None:
-                weight.grad.mul_(self._gates[name])
             for state in optimizer.state.get(weight, {}).values():
                 if torch.is_tensor(state) and state.shape == weight.shape:
                     state.mul_(self._gates[name])
                     if name in came_back:
                         state.masked_fill_(came_back[name], 0)
 
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Zero the pruned weights' gradients."""
+        for name, weight in self._weights.items():
+            if weight.grad is not None:
+                weight.grad.mul_(self._gates[name])
+
     def hook_gradients(self) -> list[torch.utils.hooks.RemovableHandle]:
         """From here on every gradient is zero where its weight is pruned, as soon as it is there.
 
-        Clipping and a gradient scaler then see only what the optimizer will use.
+        Clipping and a gradient scaler then see only what the optimizer will use. While :attr:`dense_gradients` is
+        true, gradients are left as they are.
         """
 
-        def masked_by(gate: Tensor) -> object:
-            # Knows the mask alone: a hook that knew the masks' owner would keep it alive as long as the weight.
+        def masked_by(gate: Tensor, flow: _Flow) -> object:
             def mask_gradient(weight: Tensor) -> None:
-                if weight.grad is not None:
+                if weight.grad is not None and not flow.dense:
                     weight.grad.mul_(gate)
 
             return mask_gradient
 
-        return [w.register_post_accumulate_grad_hook(masked_by(self._gates[n])) for n, w in self._weights.items()]
+        return [
+            w.register_post_accumulate_grad_hook(masked_by(self._gates[n], self._flow))
+            for n, w in self._weights.items()
+        ]
+
+    @property
+    def dense_gradients(self) -> bool:
+        """Whether the hooks leave the gradients as they are."""
+        return self._flow.dense
+
+    @dense_gradients.setter
+    def dense_gradients(self, dense: bool) -> None:
+        self._flow.dense = dense
 
     def apply_to(self, model: nn.Module) -> None:
         """Zero the pruned weights of another copy of the network.
@@ -115,3 +160,12 @@ def unpack(bits: Tensor, shape: Sequence[int]) -> Tensor:
             f"not into {tuple(bits.shape)} of {bits.dtype}"
         )
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=size).astype(bool)).view(tuple(shape))
+
+
+@torch.no_grad()
+def forget_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Clear the momentum of all of an optimizer's parameters (torch's names: SGD's and RMSprop's, Adam's)."""
+    for state in optimizer.state.values():
+        for name in ("momentum_buffer", "exp_avg"):
+            if torch.is_tensor(state.get(name)):
+                state[name].zero_()

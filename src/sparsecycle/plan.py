@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
@@ -77,13 +77,33 @@ class Plan:
         """Whether a new mask is due after so many steps."""
         return steps < self.total_steps and steps % self.update_every == 0
 
-    def after(self, steps: int, before: list[Share]) -> list[Share]:
+    def after(
+        self, steps: int, before: list[Share], rounds: int = 1, path: str = "exponential"
+    ) -> Iterator[list[Share]]:
         """The shares in force after so many steps, until the next mask: those of the interval's end.
 
         Where no weight comes back, a layer or group keeps no more than it had ``before``.
+
+        Args:
+            steps: Steps made so far.
+            before: The shares until now.
+            rounds: Where weights are to be pruned, the last of so many stages on the way is the one in force.
+            path: ``"exponential"``: each stage keeps the same share of what the one before kept; ``"linear"``: each
+                prunes equally many.
         """
         level = self.schedule(min(steps + self.update_every, self.total_steps) / self.total_steps)
-        return self._at(level, None if self._returns else [share.keep for share in before])
+        if rounds > 1:
+            whole, start, goal = map(_kept, (self.dense(), before, self._at(level)))
+            for i in range(1, rounds if goal < start else 1):
+                geometric = path == "exponential" and goal > 0
+                kept = start * (goal / start) ** (i / rounds) if geometric else start + (goal - start) * i / rounds
+                before = self._at(level * (whole - kept) / (whole - goal), self._at_most(before))
+                yield before
+        yield self._at(level, self._at_most(before))
+
+    def end(self) -> list[Share]:
+        """The shares at the end of the run."""
+        return self._at(self.schedule(1.0))
 
     def dense(self) -> list[Share]:
         """The shares with nothing pruned."""
@@ -91,11 +111,9 @@ class Plan:
 
     def requested(self) -> float:
         """Share of the weights to be zero at the end of the run."""
-        end = self.schedule(1.0)
         if self.sparsity is not None:
-            return self.sparsity * end
-        whole, kept = (sum(share.keep for share in shares) for shares in (self.dense(), self._at(end)))
-        return 1 - kept / whole
+            return self.sparsity * self.schedule(1.0)
+        return 1 - _kept(self.end()) / _kept(self.dense())
 
     def settings(self) -> dict[str, Any]:
         """Plain values that two plans share if they are the same."""
@@ -108,11 +126,18 @@ class Plan:
             "update_every": self.update_every,
         }
 
+    def _at_most(self, before: list[Share]) -> list[int] | None:
+        return None if self._returns else [share.keep for share in before]
+
     def _at(self, level: float, at_most: list[int] | None = None) -> list[Share]:
         sparsity = None if self.sparsity is None else self.sparsity * level
         if isinstance(self.scope, str):
             return share_out(self.scope, self._shapes, sparsity, floor=self.floor, at_most=at_most)
         return part_way(self._ends, self._shapes, level, sparsity, at_most=at_most)
+
+
+def _kept(shares: list[Share]) -> int:
+    return sum(share.keep for share in shares)
 
 
 def _is(kind: type, value: object) -> bool:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["SCOPES", "Share", "part_way", "share_out"]
+__all__ = ["SCOPES", "Share", "apportion", "part_way", "share_out"]
 
 SCOPES = ("global", "uniform", "erk")
 
@@ -58,7 +58,7 @@ def share_out(
     densities = {"uniform": _uniform, "erk": _erk}[scope](shapes, keep)
     quotas = [density * size for density, size in zip(densities, sizes, strict=True)]
     upper = sizes if at_most is None else [min(u, size) for u, size in zip(at_most, sizes, strict=True)]
-    counts = _apportion(quotas, floors, upper, keep)
+    counts = apportion(quotas, floors, upper, keep)
     return [Share((i,), count) for i, count in enumerate(counts)]
 
 
@@ -86,7 +86,7 @@ def part_way(
     total = sum(sizes)
     pruned = level * (total - sum(ends)) if sparsity is None else sparsity * total
     quotas = [size - level * (size - end) for size, end in zip(sizes, ends, strict=True)]
-    counts = _apportion(quotas, ends, sizes if at_most is None else at_most, total - round(pruned))
+    counts = apportion(quotas, ends, sizes if at_most is None else at_most, total - round(pruned))
     return [Share(share.layers, count) for share, count in zip(final, counts, strict=True)]
 
 
@@ -151,7 +151,7 @@ def _erk(shapes: Sequence[Sequence[int]], keep: int) -> list[float]:
         dense.update(over)
 
 
-def _apportion(quotas: Sequence[float], lower: Sequence[int], upper: Sequence[int], total: int) -> list[int]:
+def apportion(quotas: Sequence[float], lower: Sequence[int], upper: Sequence[int], total: int) -> list[int]:
     """Whole numbers near the quotas, within the bounds, whose sum is ``total``; largest remainders first.
 
     If the bounds do not allow the total, as near to it as they do; an upper bound wins over a lower one.

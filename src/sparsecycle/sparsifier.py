@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import math
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,15 +13,15 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsecycle.criteria import CRITERIA, Criterion
-from sparsecycle.masks import Masks, pack, unpack
+from sparsecycle.masks import pack, unpack
 from sparsecycle.names import named
 from sparsecycle.plan import Plan
 from sparsecycle.prunable import choose
-from sparsecycle.recovery import RECOVERIES
+from sparsecycle.pruner import Pruner
+from sparsecycle.recovery import RECOVERIES, Recovery, Regrow
 from sparsecycle.report import Report, report_on
 from sparsecycle.schedules import OneCycle, Schedule
 from sparsecycle.scopes import Share
-from sparsecycle.selection import keep_largest
 
 __all__ = ["Sparsifier"]
 
@@ -54,11 +53,14 @@ class Sparsifier:
         sparsity: Share of the prunable weights that are zero at the end, in [0, 1]: always of all of them, never of
             the rest. None is allowed where ``scope`` is a mapping, and leaves unnamed layers dense.
         schedule: How sparse at time t.
-        criterion: What a weight is worth: ``"magnitude"``, ``"random"``, ``"magnitude_gain"`` or a ``Criterion``.
+        criterion: What a weight is worth: ``"magnitude"``, ``"random"``, ``"magnitude_gain"``, ``"movement"``,
+            ``"taylor"`` or a ``Criterion``, such as ``SNIP(batches)``.
         scope: How the total is shared: ``"global"``, ``"uniform"``, ``"erk"``, or a mapping from name globs to
             these layers' own sparsities, beside which the other layers compete for the rest of the total.
         granularity: Which weights live and die together: ``"weight"``, each on its own.
-        recovery: May a pruned weight come back: ``"none"``, ``"zero"`` (at 0) or ``"stored"`` (at its last value).
+        recovery: May a pruned weight come back: ``"none"``, ``"zero"`` (at 0), ``"stored"`` (at its last value),
+            ``"feedback"`` (at a value that was trained meanwhile), ``"passive"`` (it stays until the end, without
+            gradients), or a ``Recovery`` or ``Regrow`` of one's own.
         total_steps: Optimizer steps in the whole run.
         update_every: Steps from one mask to the next.
         include: What to prune instead of the default; see :func:`sparsecycle.prunable.choose`.
@@ -79,7 +81,7 @@ class Sparsifier:
         criterion: str | Criterion = "magnitude",
         scope: str | Mapping[str, float] = "global",
         granularity: str = "weight",
-        recovery: str = "none",
+        recovery: str | Recovery | Regrow = "none",
         *,
         total_steps: int,
         update_every: int = 1,
@@ -93,11 +95,17 @@ class Sparsifier:
         if not isinstance(self._optimizer, torch.optim.Optimizer):
             raise ValueError(f"optimizer must be a torch.optim.Optimizer, not a {type(optimizer).__name__}")
         named("granularity", granularity, _GRANULARITIES)
-        self._recovery_name, self._recovery = recovery, named("recovery", recovery, RECOVERIES)
+        self._recovery: Recovery | Regrow = (
+            named("recovery", recovery, RECOVERIES) if isinstance(recovery, str) else recovery
+        )
+        if not isinstance(self._recovery, Recovery | Regrow):
+            raise ValueError(
+                f"recovery={recovery!r} must be a name, a Recovery or a Regrow, such as Regrow('gradient')"
+            )
         self._criterion: Criterion = (
             named("criterion", criterion, CRITERIA) if isinstance(criterion, str) else criterion
         )
-        if isinstance(criterion, type) or not hasattr(self._criterion, "score"):
+        if not isinstance(self._criterion, Criterion):
             raise ValueError(f"criterion={criterion!r} must be a name or a Criterion, such as Magnitude()")
         self._model = getattr(model, "_orig_mod", model)  # torch.compile wraps it and prefixes its names
         choice = choose(self._model, include, exclude)
@@ -124,14 +132,17 @@ class Sparsifier:
         self._finalized = False
         self._notes: dict[str, str] = {}
         self._shares = self._plan.dense()
-        self._nearby: dict[tuple[int, ...], float | None] = {}
-        self._masks = Masks(self._weights)
-        with torch.no_grad():
-            self._memory = self._criterion.remember(list(self._weights.values()))
-            remembers = self._recovery.remembers
-            self._stored = [torch.zeros_like(w) for w in self._weights.values()] if remembers else []
         self._refuse_another()
-        self._check_finite()
+        self._pruner = Pruner(
+            self._model,
+            self._weights,
+            self._optimizer,
+            self._criterion,
+            self._recovery,
+            self._plan.floor,
+            self._plan.end(),
+        )
+        self._pruner.check_finite()
         before = self._nonzeros()
         self._update()
         self._attach()  # last: one that could not be built leaves no hooks
@@ -168,6 +179,7 @@ class Sparsifier:
             )
         elif self._plan.is_due(self._steps):
             self._update()
+        self._pruner.expect(self._dropped(self._steps + 1))
 
     def finalize(self, example_inputs: Any = None) -> Report:
         """End the schedule and report what was asked and what came out.
@@ -185,7 +197,7 @@ class Sparsifier:
                 f"at a sparsity of {self.sparsity:.4%}: set total_steps to the optimizer steps of the whole run, "
                 "or let the schedule end earlier",
             )
-        self._check_finite()
+        self._pruner.check_finite()
         theirs = dict(self._model.named_parameters(remove_duplicate=False))
         replaced = [name for name, w in self._weights.items() if theirs.get(name) is not w]
         if replaced:
@@ -195,7 +207,7 @@ class Sparsifier:
                 "load_state_dict(assign=True) gave the model another one; build the sparsifier after that",
             )
         self._finalized = True
-        self._masks.enforce()
+        self._pruner.masks.enforce()
         return self.report(example_inputs)
 
     def remove(self) -> None:
@@ -212,30 +224,30 @@ class Sparsifier:
     def sparsity(self) -> float:
         """Share of the prunable weights that are pruned now, counted."""
         total = sum(w.numel() for w in self._weights.values())
-        return 1 - sum(self._masks.kept().values()) / total
+        return 1 - sum(self._pruner.masks.kept().values()) / total
 
     @property
     def masks(self) -> dict[str, Tensor]:
         """A bool copy of each weight's mask, by the weight's name: True where it is kept."""
-        return {name: self._masks[name] for name in self._weights}
+        return {name: self._pruner.masks[name] for name in self._weights}
 
     def report(self, example_inputs: Any = None) -> Report:
         """What was asked and what is there now, layer by layer; see :meth:`finalize`."""
         return report_on(
             self._model,
             {name: tuple(w.shape) for name, w in self._weights.items()},
-            self._masks.kept(),
+            self._pruner.masks.kept(),
             requested=self._plan.requested(),
             steps=(self._steps, self._plan.total_steps),
             settings=self._settings(),
             left_out=self._left_out,
-            notes=tuple(self._notes.values()),
+            notes=(*self._notes.values(), *self._starved()),
             example_inputs=example_inputs,
         )
 
     def apply_to(self, model: nn.Module) -> None:
         """Zero another copy of the network (an average, a checkpoint) where this one is pruned."""
-        self._masks.apply_to(model)
+        self._pruner.masks.apply_to(model)
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
@@ -245,7 +257,7 @@ class Sparsifier:
         Tensors and plain values only, so ``torch.load(weights_only=True)`` reads it.
         """
         if next(iter(self._weights.values())).device.type != "cpu":
-            self._check_finite()  # where steps do not wait for the device, this is the moment to look
+            self._pruner.check_finite()  # where steps do not wait for the device, this is the moment to look
         return {
             "version": _STATE_VERSION,
             "settings": self._settings(),
@@ -253,9 +265,9 @@ class Sparsifier:
             "steps": self._steps,
             "finalized": self._finalized,
             "notes": dict(self._notes),
-            "masks": {name: pack(self._masks[name]) for name in self._weights},
-            "memory": [tensor.clone() for tensor in self._memory],
-            "stored": [tensor.clone() for tensor in self._stored],
+            "masks": {name: pack(self._pruner.masks[name]) for name in self._weights},
+            "memory": [tensor.clone() for tensor in self._pruner.memory],
+            "stored": [tensor.clone() for tensor in self._pruner.stored],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -278,23 +290,19 @@ class Sparsifier:
             raise ValueError(f"the state is not complete: it lacks the mask of {', '.join(lacking)}")
         masks = [unpack(state["masks"][name], w.shape) for name, w in self._weights.items()]
         for kind, tensors, held in (
-            ("memory", state["memory"], self._memory),
-            ("stored", state["stored"], self._stored),
+            ("memory", state["memory"], self._pruner.memory),
+            ("stored", state["stored"], self._pruner.stored),
         ):
             if [t.shape for t in tensors] != [t.shape for t in held]:
                 raise ValueError(f"the state's {kind} does not fit this network")
         self._steps, self._finalized, self._notes = state["steps"], state["finalized"], dict(state["notes"])
         self._optimizer_steps = 0
-        self._masks.replace(masks)
-        for held_tensor, tensor in zip(
-            [*self._memory, *self._stored], [*state["memory"], *state["stored"]], strict=True
-        ):
-            held_tensor.copy_(tensor)
-        counts = list(self._masks.kept().values())
+        self._pruner.restore(masks, state["memory"], state["stored"])
+        self._pruner.expect(self._dropped(self._steps + 1))
+        counts = list(self._pruner.masks.kept().values())
         self._shares = [Share(share.layers, sum(counts[i] for i in share.layers)) for share in self._plan.dense()]
-        self._nearby.clear()
         stale = {n: v for n, v in self._untouched.items() if self._weights[n]._version == v}
-        self._masks.enforce()
+        self._pruner.masks.enforce()
         self._untouched = {}
         if stale:
             stale = {n: self._weights[n]._version for n in stale}
@@ -334,70 +342,45 @@ class Sparsifier:
     def _attach(self) -> None:
         for weight in self._weights.values():
             _owners[weight] = weakref.ref(self)
-        handles = self._masks.hook_gradients()
-        handles.append(self._optimizer.register_step_post_hook(self._after_optimizer_step))
+        handles = [*self._pruner.hooks(), self._optimizer.register_step_post_hook(self._count_step)]
+        self._pruner.expect(self._dropped(self._steps + 1))
         self._detach = weakref.finalize(self, _remove_all, handles)
 
-    def _after_optimizer_step(self, *_: Any) -> None:
+    def _count_step(self, *_: Any) -> None:
         self._optimizer_steps += 1
-        self._masks.enforce()
 
-    @torch.no_grad()
+    def _dropped(self, steps: int) -> float:
+        """Share of the kept weights that a regrowth drops after so many steps; the first mask is drawn."""
+        if not isinstance(self._recovery, Regrow) or not self._plan.is_due(steps):
+            return 0.0
+        return self._recovery.share(steps / self._plan.total_steps) if steps else 1.0
+
     def _update(self) -> None:
         """Choose the mask for the coming interval, and put it into force."""
-        shares = self._plan.after(self._steps, self._shares)
-        if shares == self._shares and not self._recovery.returns:
-            return
-        weights: list[Tensor] = list(self._weights.values())
-        if weights[0].device.type == "cpu":
-            self._check_finite()
-        self._masks.enforce()  # whatever was done to the weights since the optimizer's step
-        old = [self._masks[name] for name in self._weights]
-        if self._recovery.remembers:
-            weights = [w + stored for w, stored in zip(weights, self._stored, strict=True)]
-        masks = self._choose(weights, shares, old)
-        self._shares = shares
-        self._masks.replace(masks)
-        for w, dense, stored, mask in zip(self._weights.values(), weights, self._stored, masks, strict=False):
-            w.copy_(dense)
-            stored.copy_(dense).masked_fill_(mask, 0)
-        came_back = (
-            {n: m & ~o for n, m, o in zip(self._weights, masks, old, strict=True)} if self._recovery.returns else {}
-        )
-        self._masks.settle(self._optimizer, came_back)
-
-    def _choose(self, weights: list[Tensor], shares: list[Share], old: list[Tensor]) -> list[Tensor]:
-        scores = self._criterion.score(weights, self._memory)
-        absolute = self._criterion.absolute
-        among = None if self._recovery.returns else old
-        if among is not None and not absolute:
-            scores = [s.masked_fill(~mask, -torch.inf) for s, mask in zip(scores, among, strict=True)]
-        masks = list(old)
-        for share in shares:
-            selection = keep_largest(
-                [scores[i] for i in share.layers],
-                share.keep,
-                absolute=absolute,
-                among=None if among is None else [among[i] for i in share.layers],
-                floor=self._plan.floor if len(share.layers) > 1 else 0,
-                near=self._nearby.get(share.layers),
-            )
-            self._nearby[share.layers] = selection.threshold
-            for i, mask in zip(share.layers, selection.masks, strict=True):
-                masks[i] = mask
-        return masks
+        dropped = self._dropped(self._steps)
+        for shares in self._plan.after(self._steps, self._shares, self._criterion.rounds, self._criterion.path):
+            if self._pruner.must_choose(shares, self._shares, dropped):
+                self._pruner.choose(shares, self._shares, dropped, draw=self._steps)
+                self._shares = shares
 
     def _settings(self) -> dict[str, Any]:
-        return {**self._plan.settings(), "criterion": repr(self._criterion), "recovery": self._recovery_name}
+        return {**self._plan.settings(), "criterion": repr(self._criterion), "recovery": self._recovery_name()}
 
-    def _check_finite(self) -> None:
-        for name, weight in self._weights.items():
-            # A finite sum has finite terms; the sum of large finite ones may overflow.
-            if not math.isfinite(weight.detach().sum().item()) and not weight.isfinite().all():
-                raise ValueError(
-                    f"{name} holds NaN or infinity at step {self._steps}: the run has diverged; "
-                    "a lower learning rate, warm-up or gradient clipping may help"
-                )
+    def _recovery_name(self) -> str:
+        return next((name for name, r in RECOVERIES.items() if r == self._recovery), repr(self._recovery))
+
+    def _starved(self) -> Iterator[str]:
+        """What is to say of layers that lost all weights, or would have lost them but for the floor."""
+        floor, competing = (
+            self._plan.floor,
+            {i for share in self._shares if len(share.layers) > 1 for i in share.layers},
+        )
+        for i, (name, kept) in enumerate(self._pruner.masks.kept().items()):
+            size = self._weights[name].numel()
+            if kept == 0 and self._plan.sparsity != 1:
+                yield f"{name} has lost all its {size} weights, and nothing passes it; floor=1 keeps a layer alive"
+            elif kept == floor < size and i in competing:
+                yield f"{name} keeps {kept} of {size} weights, as floor={floor} asks; with floor=0 it may lose them all"
 
     def _nonzeros(self) -> list[int]:
         return [int(w.count_nonzero()) for w in self._weights.values()]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import sparsecycle as sc
 from sparsecycle.methods import METHODS
+from sparsecycle.recovery import RECOVERIES
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=1e-2),
@@ -41,16 +42,44 @@ class Net(nn.Module):
         return self.head(torch.tanh(self.hidden(torch.tanh(self.norm(self.conv(x))).flatten(1))))
 
 
+def a_batch(number: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1000 + number)
+    x = torch.randn(8, 2, 4, 4, generator=generator)
+    return x, torch.randint(0, 3, (8,), generator=generator)
+
+
+#: What a method must be given, or is given so that things happen in twelve steps.
+NEEDS: dict[str, dict[str, Any]] = {
+    "snip": {"batches": [a_batch(-1), a_batch(-2)]},
+    "grasp": {"batches": [a_batch(-1)]},
+    "synflow": {"input_shape": (2, 4, 4), "rounds": 10},
+    "dpf": {"update_every": 3},
+    "set": {"update_every": 2},
+    "rigl": {"update_every": 2},
+    "acdc": {"switches": (0.2, 0.5, 0.7)},
+}
+#: Methods whose mask stays as it is from the start.
+FIXED = ("random", "magnitude", "snip", "grasp", "synflow")
+#: Optimizers that stand for all where it is enough that there is state of every kind, and one fused step.
+FEW = ("nesterov", "amsgrad", "adamw-fused")
+
+
 class Run:
     """A training run whose every step sees its own batch, so that it can be taken up anywhere."""
 
     total = 12
-    sparsity = 0.9
     weights = 564
     names = ("conv.weight", "hidden.weight", "head.weight")
 
     def __init__(
-        self, method: str, optimizer: str = "sgd", *, seed: int = 0, constant: float | None = None, **words: Any
+        self,
+        method: str,
+        optimizer: str = "sgd",
+        *,
+        seed: int = 0,
+        sparsity: float = 0.9,
+        constant: float | None = None,
+        **words: Any,
     ) -> None:
         torch.manual_seed(seed)
         self.model = Net()
@@ -58,6 +87,8 @@ class Run:
             for weight in self.prunable.values():
                 nn.init.constant_(weight, constant)
         self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
+        words = {**NEEDS.get(method, {}), **words}
+        self.sparsity = sparsity
         self.sparsifier: sc.Sparsifier = METHODS[method](self.model, self.optimizer, self.sparsity, self.total, **words)
         self.steps = 0
 
@@ -70,18 +101,29 @@ class Run:
         return {name: self.model.get_parameter(name) for name in self.names}
 
     @property
-    def recovery(self) -> str:
-        return str(self.sparsifier.report().settings["recovery"])
+    def recovery(self) -> sc.Recovery | sc.Regrow:
+        name = self.sparsifier.report().settings["recovery"]
+        return RECOVERIES[name] if name in RECOVERIES else eval(name, vars(sc))
+
+    @property
+    def watches(self) -> bool:
+        """Whether gradients are dense until the optimizer's step."""
+        return bool(self.recovery.trains != "kept" or "Movement" in self.sparsifier.report().settings["criterion"])
 
     def expected_kept(self, step: int) -> int:
         """Weights that are kept while this step trains, from the method's schedule alone."""
-        schedule = eval(self.sparsifier.report().settings["schedule"], vars(sc))
-        return self.weights - round(self.sparsity * schedule((step + 1) / self.total) * self.weights)
+        settings = self.sparsifier.report().settings
+        every = settings["update_every"]
+        end = min(step // every * every + every, self.total)
+        schedule = eval(settings["schedule"], vars(sc))
+        return self.weights - round(self.sparsity * schedule(end / self.total) * self.weights)
+
+    @property
+    def kept_at_the_end(self) -> int:
+        return self.expected_kept(self.total - 1)
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(1000 + self.steps)
-        x = torch.randn(8, 2, 4, 4, generator=generator)
-        return x, torch.randint(0, 3, (8,), generator=generator)
+        return a_batch(self.steps)
 
     def loss(self) -> Tensor:
         x, y = self.batch()
@@ -94,6 +136,13 @@ class Run:
             self.optimizer.zero_grad()
             self.sparsifier.step()
             self.steps += 1
+        return self
+
+    def train_until_pruned(self, steps: int) -> Run:
+        """At least so many steps, and on until something is pruned."""
+        self.train(steps)
+        while self.sparsifier.sparsity == 0:
+            self.train()
         return self
 
     def checkpoint(self) -> bytes:
@@ -141,6 +190,11 @@ def method(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=OPTIMIZERS)
 def optimizer(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=FEW)
+def some_optimizer(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 

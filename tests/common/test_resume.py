@@ -24,11 +24,13 @@ def test_resumed_in_mid_run(start: Any, difference: Difference, method: str, opt
     assert resumed.sparsifier.report().steps == (5, 12)
     resumed.train(7)
     assert difference(whole, resumed) is None
-    assert resumed.sparsifier.finalize().notes == ()
+    notes = resumed.sparsifier.finalize().notes
+    assert notes == whole.sparsifier.finalize().notes
+    assert not any("step" in note for note in notes)
 
 
 @pytest.mark.parametrize("step", range(13))
-@pytest.mark.parametrize("method", ["progressive", "cyclical"], indirect=True)
+@pytest.mark.parametrize("method", ["progressive", "cyclical", "movement", "gsm", "acdc", "dpf", "rigl"], indirect=True)
 def test_resumed_at_every_step(start: Any, difference: Difference, method: str, step: int) -> None:
     words = {"recovery": "stored"} if method == "cyclical" else {}
     whole = start(method, "amsgrad", **words).train(12)
@@ -37,12 +39,23 @@ def test_resumed_at_every_step(start: Any, difference: Difference, method: str, 
     assert difference(whole, resumed) is None
 
 
+#: Methods that are their criterion, and take no other.
+THEIR_CRITERION = ("random", "snip", "grasp", "synflow", "movement")
+
+
 @pytest.mark.parametrize("words", [{"update_every": 5}, {"scope": "erk"}, {"scope": {"head": 0.5, "c*": 0.25}}])
-@pytest.mark.parametrize("criterion", ["magnitude", "random", "magnitude_gain"])
+@pytest.mark.parametrize(
+    ("method", "criterion"),
+    [
+        *((method, None) for method in THEIR_CRITERION),
+        *((m, c) for m in METHODS if m not in THEIR_CRITERION for c in ("random", "magnitude_gain", "movement")),
+    ],
+    indirect=["method"],
+)
 def test_resumed_with_other_words(
-    start: Any, difference: Difference, method: str, words: dict[str, Any], criterion: str
+    start: Any, difference: Difference, method: str, words: dict[str, Any], criterion: str | None
 ) -> None:
-    words = {**words, "criterion": criterion}
+    words = words if criterion is None else {**words, "criterion": criterion}
     whole = start(method, **words).train(12)
     checkpoint = start(method, **words).train(7).checkpoint()
     resumed = start(method, seed=1, **words).resume(checkpoint).train(5)
@@ -61,12 +74,28 @@ def test_states_load_in_any_order(start: Any, difference: Difference, method: st
     assert difference(whole, resumed) is None
 
 
-def test_rolled_back_in_the_same_process(start: Any, difference: Difference, method: str, optimizer: str) -> None:
-    run = start(method, optimizer).train(4)
+def test_rolled_back_in_the_same_process(start: Any, difference: Difference, method: str, some_optimizer: str) -> None:
+    run = start(method, some_optimizer).train(4)
     checkpoint = run.checkpoint()
     run.train(5)
     run.resume(checkpoint).train(8)
-    assert difference(start(method, optimizer).train(12), run) is None
+    assert difference(start(method, some_optimizer).train(12), run) is None
+
+
+def test_rolled_back_to_before_the_gradients_of_an_update(start: Any, difference: Difference) -> None:
+    """What RigL saw in the step that is undone must not decide about the update that comes again."""
+    run = start("rigl").train(5)
+    checkpoint = run.checkpoint()
+    run.loss().backward()
+    run.optimizer.step()  # the update is due after it
+    run.optimizer.zero_grad()
+    run.resume(checkpoint)
+    run.sparsifier.step()
+    run.steps += 1
+    other = start("rigl", seed=1).resume(checkpoint)
+    other.sparsifier.step()  # nobody has seen a gradient here
+    other.steps += 1
+    assert difference(run, other) is None
 
 
 def test_resumed_in_new_process(start: Any, difference: Difference, tmp_path: Path) -> None:
@@ -101,7 +130,11 @@ def test_state_is_small_and_plain(start: Any, method: str) -> None:
         "head.weight": 4,
     }
     assert all(bits.dtype == torch.uint8 for bits in state["masks"].values())
-    assert state["memory"] == state["stored"] == []
+    assert len(state["memory"]) == (3 if method == "movement" else 0)
+    assert len(state["stored"]) == (3 if method in ("movement", "dpf") else 0)
+    shapes = [(3, 2, 3, 3), (10, 48), (3, 10)]
+    for tensors in (state["memory"], state["stored"]):
+        assert [tuple(t.shape) for t in tensors] in ([], shapes)
 
 
 def test_state_does_not_change_with_the_run(start: Any) -> None:
