@@ -110,16 +110,40 @@ def test_without_a_dense_run_there_is_no_cost() -> None:
 
 def test_cells_are_what_a_person_reads() -> None:
     dense, agp_90, one_shot, _ = tabulate(RESULTS)
-    assert cells(dense) == ("dense", "-", "-", "98.00 ± 1.00", "2", "2.50 s", "1.00")
-    assert cells(agp_90) == ("agp", "90 %", "90.00 %", "94.00 ± 2.00", "2", "4.00 s", "1.60")
+    assert cells(dense) == ("dense", "-", "-", "98.00 ± 1.00", "2", "2.50 s", "1", "1.00")
+    assert cells(agp_90) == ("agp", "90 %", "90.00 %", "94.00 ± 2.00", "2", "4.00 s", "1", "1.60")
     assert cells(one_shot)[3] == "95.00", "one seed has no deviation"
+
+
+@pytest.mark.parametrize(("trainings", "mean", "text"), [((16, 16), 16.0, "16"), ((3, 4), 3.5, "3.5")])
+def test_trainings_are_their_mean_over_seeds(trainings: tuple[int, ...], mean: float, text: str) -> None:
+    results = [outcome("lottery-ticket", 0.9, seed, 0.9, 2.0, 0.9) for seed in range(2)]
+    results = [(e, replace(r, trainings=n)) for (e, r), n in zip(results, trainings, strict=True)]
+    (row,) = tabulate(results)
+    assert row.trainings == mean
+    assert cells(row)[HEADER.index("trainings")] == text
+
+
+def test_the_plan_knows_methods_that_train_several_times() -> None:
+    planned = plan(replace(BASE, start=0.1), ["agp", "lottery-ticket", "colt"], [0.9], [0])
+    assert [(e.method, e.start) for e in planned] == [("agp", 0.1), ("lottery-ticket", None), ("colt", None)]
+
+
+def test_a_stored_ticket_is_planned_once_a_seed_and_only_where_there_is_one() -> None:
+    base = Experiment(method="ticket", ticket="found.safetensors")
+    planned = plan(base, ["dense", "ticket"], [0.8, 0.9], [0, 1])
+    assert [(e.seed, e.method, e.sparsity, e.ticket) for e in planned] == [
+        (seed, *rest) for seed in (0, 1) for rest in (("dense", 0.0, ""), ("ticket", 0.0, "found.safetensors"))
+    ]
+    with pytest.raises(ValueError, match="method='ticket'"):
+        plan(BASE, ["ticket"], [0.9], [0])
 
 
 def test_markdown_is_a_table_that_every_row_fits() -> None:
     lines = markdown(tabulate(RESULTS)).splitlines()
     assert lines[0] == "| " + " | ".join(HEADER) + " |"
     assert {line.count("|") for line in lines[:6]} == {len(HEADER) + 1}
-    assert lines[3] == "| agp | 90 % | 90.00 % | 94.00 ± 2.00 | 2 | 4.00 s | 1.60 |"
+    assert lines[3] == "| agp | 90 % | 90.00 % | 94.00 ± 2.00 | 2 | 4.00 s | 1 | 1.60 |"
     assert "divisor n" in lines[-1]
 
 

@@ -13,7 +13,7 @@ from sparsecycle.lab.data import Augment, Dataset, Split
 from sparsecycle.lab.hardware import channels_last, has_bf16, pick_device, precision
 from sparsecycle.lab.learning_rate import learning_rate
 from sparsecycle.lab.recipe import Recipe
-from sparsecycle.lab.training import EVALUATION_BATCH, Diverged, Trainer, make_optimizer, stream
+from sparsecycle.lab.training import EVALUATION_BATCH, Diverged, Trainer, stream
 
 CPU = torch.device("cpu")
 
@@ -156,22 +156,46 @@ def test_going_on_from_a_state_ends_bit_identical(optimizer: str) -> None:
     assert same(resumed.model, whole.model)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("sgd", torch.optim.SGD),
-        ("adam", torch.optim.Adam),
-        ("adamw", torch.optim.AdamW),
-        ("rmsprop", torch.optim.RMSprop),
-    ],
-)
-def test_the_optimizer_is_torchs_over_all_parameters(name: str, kind: type[torch.optim.Optimizer]) -> None:
-    model = net()
-    optimizer = make_optimizer(Recipe(optimizer=name, lr=0.02, weight_decay=0.3), model)  # type: ignore[arg-type]
-    assert type(optimizer) is kind
-    (group,) = optimizer.param_groups
-    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
-    assert (group["lr"], group["weight_decay"]) == (0.02, 0.3)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_an_epoch_in_two_parts_is_the_whole_epoch(optimizer: str, step: int) -> None:
+    recipe = Recipe(
+        epochs=3,
+        batch_size=16,
+        lr=0.01,
+        lr_update="step",
+        optimizer=optimizer,  # type: ignore[arg-type]
+        augment=Augment(crop=1, flip=True, rotate=10.0, erase=0.5),
+    )
+    whole = trainer(recipe, convolutional())
+    all_of_it = whole.train_epoch(1)
+    begun = trainer(recipe, convolutional())
+    first = begun.train_epoch(1, last_step=step)
+    resumed = trainer(recipe, convolutional())
+    resumed.load_state_dict(copy.deepcopy(begun.state_dict()))
+    rest = resumed.train_epoch(1, first_step=step)
+    assert same(resumed.model, whole.model)
+    mine, theirs = resumed.optimizer.state_dict()["state"], whole.optimizer.state_dict()["state"]
+    for index, entries in theirs.items():
+        assert all(torch.equal(mine[index][name], value) for name, value in entries.items() if value is not None)
+    assert (first.images, rest.images, rest.lr) == (16 * step, 50 - 16 * step, all_of_it.lr)
+    assert first.lr == learning_rate(recipe, 4 + step - 1, 4)
+    mean = (first.score.loss * first.images + rest.score.loss * rest.images) / 50
+    assert mean == pytest.approx(all_of_it.score.loss, rel=1e-5)
+
+
+def test_a_part_of_an_epoch_calls_back_for_its_own_steps() -> None:
+    mine, after, steps = trainer(Recipe(epochs=1, batch_size=16)), [], []
+    mine.train_epoch(0, lambda: after.append(1), steps.append, first_step=1, last_step=3)
+    assert (len(after), steps) == (2, [2, 3])
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, None), (4, None), (2, 2), (3, 1), (0, 5), (0, 0)])
+def test_a_part_without_steps_is_refused(first: int, last: int | None) -> None:
+    mine = trainer(Recipe(epochs=1, batch_size=16))
+    with pytest.raises(ValueError, match=f"first_step={first}, last_step={last}; allowed is .* <= 4, the steps"):
+        mine.train_epoch(0, first_step=first, last_step=last)
+    assert same(mine.model, net())
 
 
 def test_the_model_stays_the_callers() -> None:

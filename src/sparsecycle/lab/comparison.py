@@ -7,23 +7,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sparsecycle.lab.experiment import DENSE, Experiment, options
+from sparsecycle.lab.catalogue import DENSE, NAMES, TICKET, TIMES, own, parameters, takes
+from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.recipe import check_choice
 from sparsecycle.lab.result import Result
-from sparsecycle.methods import METHODS
+from sparsecycle.names import nearest
 
 __all__ = ["HEADER", "READING", "Row", "cells", "duration", "markdown", "plan", "tabulate"]
 
-HEADER = ("method", "requested", "achieved", "accuracy, %", "seeds", "time a run", "cost")
+HEADER = ("method", "requested", "achieved", "accuracy, %", "seeds", "time a run", "trainings", "cost")
 """Of the columns that :func:`cells` fills."""
 
 READING = (
     "Accuracy: test images after the last epoch, mean ± standard deviation over the seeds (divisor n). "
-    "Sparsity: share of the prunable weights that are zero. Cost: training time over that of one dense run."
+    "Sparsity: share of the prunable weights that are zero. Trainings: networks trained for one run, those of a "
+    "ticket's search included, as they are in its time. Cost: training time over that of one dense run."
 )
 """How to read the table."""
-
-_TIMES = ("start", "end", "at")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Row:
         accuracy: Test accuracy after the last epoch, a share, the mean over seeds.
         deviation: Its standard deviation over seeds, with divisor n (ddof = 0) as the papers have it.
         seeds: How many runs finished.
-        seconds: Training time of one run, the mean over seeds.
+        seconds: Training time of one run, searching its ticket included, the mean over seeds.
         cost: ``seconds`` over those of a dense run; None where no dense run has finished.
+        trainings: How many networks were trained for one run, the mean over seeds.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Row:
     seeds: int
     seconds: float
     cost: float | None
+    trainings: float = 1.0
 
 
 def plan(
@@ -57,15 +59,16 @@ def plan(
     """Every run of a comparison, seed by seed, so that one that is stopped early has compared something.
 
     Args:
-        base: Everything but the method, the sparsity and the seed. Its ``start``, ``end`` and ``at`` go to the
-            methods that take them; the others keep their own.
-        methods: ``dense`` among them is run once a seed, whatever the sparsities.
+        base: Everything but the method, the sparsity and the seed. Its ``start``, ``end`` and ``at``, its scope and
+            recovery, and its arguments go to the methods that take them; the others keep their own.
+        methods: ``dense`` among them is run once a seed, whatever the sparsities, and so is ``ticket``, which is
+            allowed where ``base`` has one.
         sparsities: Of every other method.
         seeds: Of everything.
 
     Raises:
-        ValueError: A list is empty or names something twice, a method is not known, or none of them takes a time that
-            is given.
+        ValueError: A list is empty or names something twice, a method is not known, or none of them takes something
+            that is given.
     """
     for name, values in (("methods", methods), ("sparsities", sparsities), ("seeds", seeds)):
         if not values:
@@ -73,18 +76,32 @@ def plan(
         if twice := [value for value in dict.fromkeys(values) if list(values).count(value) > 1]:
             raise ValueError(f"{name} names {twice[0]} more than once")
     for method in methods:
-        check_choice("method", method, (DENSE, *METHODS))
-    for name in _TIMES:
-        if getattr(base, name) is not None and not any(name in options(method) for method in methods):
+        check_choice("method", method, (*NAMES, TICKET) if base.ticket else NAMES)
+    for name in TIMES:
+        if getattr(base, name) is not None and not any(name in parameters(method) for method in methods):
             raise ValueError(f"{name}={getattr(base, name)!r}: {', '.join(methods)} does not take it")
+    for name in ("scope", "recovery"):
+        if getattr(base, name) != "paper" and not any(takes(method, name) for method in methods):
+            raise ValueError(f"{name}={getattr(base, name)!r}: {', '.join(methods)} does not take it")
+    for word in base.arguments:
+        if not any(_name(word) in own(method) for method in methods):
+            known = sorted({name for method in methods for name in own(method)})
+            raise ValueError(f"arguments: {word!r}: {', '.join(methods)} does not take it{nearest(_name(word), known)}")
     planned = []
     for seed in seeds:
         for method in methods:
-            times: dict[str, Any] = {name: getattr(base, name) for name in _TIMES}
-            times = {name: value if name in options(method) else None for name, value in times.items()}
-            for sparsity in (0.0,) if method == DENSE else sparsities:
-                planned.append(replace(base, method=method, sparsity=sparsity, seed=seed, **times))
+            words: dict[str, Any] = {name: getattr(base, name) for name in TIMES}
+            words = {name: value if name in parameters(method) else None for name, value in words.items()}
+            words |= {name: getattr(base, name) if takes(method, name) else "paper" for name in ("scope", "recovery")}
+            words["arguments"] = tuple(word for word in base.arguments if _name(word) in own(method))
+            words["ticket"] = base.ticket if method == TICKET else ""
+            for sparsity in (0.0,) if method in (DENSE, TICKET) else sparsities:
+                planned.append(replace(base, method=method, sparsity=sparsity, seed=seed, **words))
     return planned
+
+
+def _name(word: str) -> str:
+    return word.partition("=")[0].replace("-", "_")
 
 
 def tabulate(results: Iterable[tuple[Experiment, Result]]) -> list[Row]:
@@ -108,6 +125,7 @@ def tabulate(results: Iterable[tuple[Experiment, Result]]) -> list[Row]:
                 seeds=len(group),
                 seconds=seconds,
                 cost=seconds / dense_seconds if dense_seconds else None,
+                trainings=statistics.fmean(result.trainings for result in group),
             )
         )
     order = list(dict.fromkeys(method for method, _ in groups))
@@ -124,6 +142,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{100 * row.accuracy:.2f}" + (f" ± {100 * row.deviation:.2f}" if row.seeds > 1 else ""),
         str(row.seeds),
         duration(row.seconds),
+        f"{round(row.trainings, 1):g}",
         "-" if row.cost is None else f"{row.cost:.2f}",
     )
 

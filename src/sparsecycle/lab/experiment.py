@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import inspect
+import hashlib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import torch
-from torch import nn
-
+from sparsecycle.lab.catalogue import DENSE, NAMES, TICKET, TIMES, arguments, parameters, takes
 from sparsecycle.lab.recipe import UNITS, Recipe, check_choice
 from sparsecycle.lab.store import RunFolder, plain
-from sparsecycle.methods import METHODS
+from sparsecycle.recovery import RECOVERIES
 
-if TYPE_CHECKING:
-    from sparsecycle.sparsifier import Sparsifier
+__all__ = ["Experiment", "Pruning"]
 
-__all__ = ["DENSE", "Experiment", "Pruning", "options"]
-
-#: The method that prunes nothing.
-DENSE = "dense"
-SCOPES = ("global", "uniform", "erk", "paper")
-#: An experiment's fields that say when a method prunes; not every method takes every one of them.
-_TIMES = ("start", "end", "at")
+SCOPES = ("paper", "global", "uniform", "erk")
+_RECOVERIES = ("paper", *RECOVERIES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning:
     """How the pruning goes, whichever method it is."""
 
-    scope: Literal["global", "uniform", "erk", "paper"] = "global"
+    scope: Literal["paper", "global", "uniform", "erk"] = "paper"
     """How the total is shared among layers; paper: as each method's own paper does."""
 
+    recovery: Literal["paper", "none", "zero", "stored", "feedback", "passive"] = "paper"
+    """What becomes of a pruned weight; paper: as each method's own paper has it."""
+
     update: Literal["step", "epoch"] = "step"
-    """How often the masks change."""
+    """How often the masks change; methods that have an interval of their own keep it."""
 
     start: float | None = None
     """Share of the run after which pruning begins; None: the method's own."""
@@ -47,6 +42,12 @@ class Pruning:
 
     exclude: tuple[str, ...] = ()
     """Layers that stay dense, by name: fc head.*"""
+
+    floor: int = 1
+    """Weights that every layer keeps at least; with 0 a layer may die, which the report says."""
+
+    arguments: tuple[str, ...] = ()
+    """The method's own arguments, by the names in sparsecycle.methods: beta=6 cycles=4"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +65,13 @@ class Experiment(Pruning):
     """Network."""
 
     method: str = "progressive"
-    """Pruning method, or dense for none."""
+    """Pruning method, or dense for none, or ticket for a stored one."""
 
     sparsity: float = 0.9
-    """Share of the prunable weights that are zero at the end."""
+    """Share of the prunable weights that are zero at the end; a ticket has its own."""
+
+    ticket: str = ""
+    """File of the ticket to train, for the method ticket."""
 
     seed: int = 0
     """Of the weights, the validation images, the order, the augmentation and the dropout."""
@@ -76,61 +80,76 @@ class Experiment(Pruning):
     """How it is trained."""
 
     def __post_init__(self) -> None:
-        check_choice("method", self.method, (DENSE, *METHODS))
+        check_choice("method", self.method, (*NAMES, TICKET))
         check_choice("scope", self.scope, SCOPES)
+        check_choice("recovery", self.recovery, _RECOVERIES)
         check_choice("update", self.update, UNITS)
         if isinstance(self.sparsity, bool) or not 0.0 <= self.sparsity <= 1.0:
             raise ValueError(f"sparsity={self.sparsity!r}; allowed is a share of the weights, 0 to 1")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed!r}; allowed is a whole number from 0 below 2**63")
+        if isinstance(self.floor, bool) or not isinstance(self.floor, int) or self.floor < 0:
+            raise ValueError(f"floor={self.floor!r}; allowed is a whole number of at least 0")
+        if bool(self.ticket) != (self.method == TICKET):
+            raise ValueError(
+                f"ticket={self.ticket!r} with method={self.method!r}; {TICKET!r} needs a file, no other does"
+            )
         object.__setattr__(self, "exclude", tuple(self.exclude))
-        for name in _TIMES:
+        object.__setattr__(self, "arguments", tuple(self.arguments))
+        if self.prunes:
+            arguments(self.method, self.arguments)
+            for name in ("scope", "recovery"):
+                if getattr(self, name) != "paper" and not takes(self.method, name):
+                    said = getattr(self, name)
+                    raise ValueError(
+                        f"{name}={said!r}: the method {self.method!r} does not take it; allowed is 'paper'"
+                    )
+        for name in TIMES:
             share = getattr(self, name)
             if share is None:
                 continue
             if not 0.0 <= share <= 1.0:
                 raise ValueError(f"{name}={share!r}; allowed is a share of the run, 0 to 1")
-            if self.method != DENSE and name not in options(self.method):
-                allowed = [time for time in _TIMES if time in options(self.method)]
+            if self.prunes and name not in parameters(self.method):
+                allowed = [time for time in TIMES if time in parameters(self.method)]
                 raise ValueError(
                     f"{name}={share!r}: the method {self.method!r} does not take it; "
-                    f"of {', '.join(_TIMES)} it takes {', '.join(allowed) or 'none'}"
+                    f"of {', '.join(TIMES)} it takes {', '.join(allowed) or 'none'}"
                 )
 
-    def resolved(self) -> Experiment:
-        """The same run, with what a dense one does not use at its default: all of those are one run."""
-        if self.method != DENSE:
-            return self
-        unused = {f.name: f.default for f in fields(Pruning)}
-        return replace(self, sparsity=0.0, **unused)  # type: ignore[arg-type]
+    @property
+    def prunes(self) -> bool:
+        """Whether it has a pruning method, which a dense run and one of a stored ticket have not."""
+        return self.method not in (DENSE, TICKET)
 
-    def sparsifier(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Sparsifier | None:
-        """The method at work on this model; None for a dense run."""
-        if self.method == DENSE:
-            return None
-        words: dict[str, Any] = {name: getattr(self, name) for name in _TIMES}
-        words["scope"] = None if self.scope == "paper" else self.scope
-        words["exclude"] = self.exclude or None
-        return METHODS[self.method](
-            model,
-            optimizer,
-            self.sparsity,
-            self.recipe.epochs * steps_per_epoch,
-            update_every=steps_per_epoch if self.update == "epoch" else 1,
-            **{name: value for name, value in words.items() if value is not None},
-        )
+    def resolved(self) -> Experiment:
+        """The same run, with what it does not use at its default: all of those are one run."""
+        it = self
+        if not it.recipe.distillation:
+            it = replace(it, recipe=replace(it.recipe, temperature=Recipe.temperature))
+        if it.prunes:
+            return it
+        unused = {f.name: f.default for f in fields(Pruning)}
+        return replace(it, sparsity=0.0, **unused)  # type: ignore[arg-type]
+
+    def words(self) -> dict[str, Any]:
+        """What is said of the pruning, as keywords of the method's function; what is left to it is left out."""
+        said: dict[str, Any] = {name: value for name in TIMES if (value := getattr(self, name)) is not None}
+        for name in ("scope", "recovery"):
+            if getattr(self, name) != "paper":
+                said[name] = getattr(self, name)
+        if self.exclude:
+            said["exclude"] = self.exclude
+        return {**said, "floor": self.floor, **arguments(self.method, self.arguments)}
 
     def folder(self, runs: Path | str) -> RunFolder:
         """Where the run lies, or will lie, under ``runs``."""
         it = self.resolved()
         parts = [it.data, it.model, it.method]
-        if it.method != DENSE:
+        if it.prunes:
             parts.append(f"{it.sparsity:g}")
-        return RunFolder(runs, "-".join([*parts, f"seed{it.seed}"]), {"experiment": plain(it)})
-
-
-def options(method: str) -> frozenset[str]:
-    """Which of ``start``, ``end`` and ``at`` the method takes."""
-    if method == DENSE:
-        return frozenset()
-    return frozenset(_TIMES) & frozenset(inspect.signature(METHODS[method]).parameters)
+        config = plain(it)
+        if it.ticket:
+            # A ticket is what is in its file, wherever that lies.
+            config["ticket"] = hashlib.sha256(Path(it.ticket).read_bytes()).hexdigest()
+        return RunFolder(runs, "-".join([*parts, f"seed{it.seed}"]), {"experiment": config})

@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
-from sparsecycle import methods
 from sparsecycle.lab import data as datasets
+from sparsecycle.lab.catalogue import DENSE, NAMES, TICKET, TIMES, parameters
 from sparsecycle.lab.data.augment import Augment
-from sparsecycle.lab.experiment import DENSE, Experiment, Pruning
-from sparsecycle.lab.experiment import options as method_options
+from sparsecycle.lab.experiment import Experiment, Pruning
 from sparsecycle.lab.hardware import pick_device
 from sparsecycle.lab.models import MODELS
 from sparsecycle.lab.recipe import Recipe
@@ -24,8 +23,8 @@ from sparsecycle.names import nearest
 
 __all__ = ["DEFAULTS", "METHODS", "Compare", "Options", "Train", "UsageError", "parse", "usage"]
 
-METHODS = (DENSE, *methods.METHODS)
-"""What can be compared."""
+METHODS = (DENSE, "progressive", "one-cycle", "agp", "iterative", "one-shot", "cyclical")
+"""What is compared where nothing else is said: the schedules."""
 
 
 class UsageError(ValueError):
@@ -90,11 +89,13 @@ class Options:
         A time that none of ``methods`` takes is left out where it is only the data set's default.
         """
         words = {entry.name: getattr(self.pruning, entry.name) for entry in fields(Pruning)}
-        for name in ("start", "end", "at"):
+        for name in TIMES:
             default = getattr(DEFAULTS[self.data][1], name)
-            if words[name] == default and not any(name in method_options(method) for method in methods):
+            if words[name] == default and not any(name in parameters(method) for method in methods):
                 words[name] = None
-        return Experiment(data=self.data, model=self.model, method=DENSE, recipe=self.recipe, **words)
+        ticket = getattr(self, "ticket", "")
+        method = TICKET if ticket else DENSE
+        return Experiment(data=self.data, model=self.model, method=method, ticket=ticket, recipe=self.recipe, **words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +106,15 @@ class Train(Options):
     """
 
     method: str = "progressive"
-    """dense, progressive, one-cycle, agp, iterative, one-shot or cyclical."""
+    """dense; before training: random, magnitude, snip, grasp, synflow; gradually: progressive, one-cycle, agp,
+    iterative, one-shot; with recovery: movement, gsm, cyclical, acdc, dsd, dpf, set, rigl; in several trainings:
+    lottery-ticket, colt; or ticket, with --ticket."""
 
     sparsity: float = 0.9
-    """Share of the prunable weights that are zero at the end."""
+    """Share of the prunable weights that are zero at the end; a ticket has its own."""
+
+    ticket: str = ""
+    """File of a ticket, found on this data set or on another, to be trained by the method ticket."""
 
     seeds: tuple[int, ...] = (0,)
     """One run a seed."""
@@ -122,7 +128,7 @@ class Compare(Options):
     """
 
     methods: tuple[str, ...] = METHODS
-    """Methods to compare. Dense is trained once a seed; without it there is no ratio of costs."""
+    """Methods to compare (see train --help), or all. Dense is trained once a seed; without it there is no cost."""
 
     sparsities: tuple[float, ...] = (0.8, 0.9, 0.95, 0.98)
     """Shares of the prunable weights that are zero at the end; each is a run of its own."""
@@ -134,6 +140,8 @@ class Compare(Options):
     """Runs at a time, in processes that share the cores; None: one a core on a CPU (8 at most), one on a GPU."""
 
     def __post_init__(self) -> None:
+        if self.methods == ("all",):
+            object.__setattr__(self, "methods", NAMES)
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"jobs={self.jobs}; allowed is a whole number of at least 1")
 
@@ -170,7 +178,7 @@ def parse(command: type[Command], arguments: Sequence[str], prog: str) -> Comman
             raise UsageError(f"{file}: the value of an option is not allowed (see above)") from stop
     options = _cli(command, list(arguments), prog, replace(options, data=data))
     for method in (options.method,) if isinstance(options, Train) else options.methods:
-        check_name("method", method, METHODS)
+        check_name("method", method, (*NAMES, TICKET) if isinstance(options, Train) else NAMES)
     if ":" not in options.model:
         check_name("model", options.model, tuple(MODELS))
     with usage():

@@ -1,4 +1,4 @@
-"""What a comparison leaves in its folder: the table, the results as JSON, and the two pictures."""
+"""What a comparison leaves in its folder: the table, the results as JSON, and the pictures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from sparsecycle.lab import pictures
+from sparsecycle.lab.catalogue import TIMES, arguments, parameters
 from sparsecycle.lab.comparison import markdown, tabulate
-from sparsecycle.lab.experiment import DENSE, Experiment, options
+from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.pictures import Curve
 from sparsecycle.lab.result import Result
 from sparsecycle.lab.runner import Failure
@@ -37,7 +38,10 @@ def write(
     runs: Path,
     environment: Mapping[str, Any],
 ) -> list[Path]:
-    """Write ``table.md``, ``results.json``, ``accuracy.png`` and ``schedules.png`` into ``runs``, each in one piece.
+    """Write ``table.md``, ``results.json`` and the pictures into ``runs``, each in one piece.
+
+    The pictures are ``accuracy.png``; ``costs.png`` where a dense run and a pruned one have finished; and
+    ``schedules.png`` where one that prunes within one training has.
 
     Args:
         results: Finished runs, at least one.
@@ -46,7 +50,7 @@ def write(
         environment: Versions and machine, for ``results.json``.
 
     Returns:
-        The paths, pictures last; without ``schedules.png`` where only dense runs have finished.
+        The paths, pictures last.
     """
     rows = tabulate(results)
     title = _title(results[0][0])
@@ -61,6 +65,8 @@ def write(
         write_whole(runs / "results.json", (json.dumps(content, indent=2) + "\n").encode()),
         write_whole(runs / "accuracy.png", _png(pictures.accuracy(rows, title))),
     ]
+    if any(row.cost is not None for row in pictures.drawn(rows)):
+        paths.append(write_whole(runs / "costs.png", _png(pictures.costs(rows, title))))
     lines = curves(results)
     if lines:
         highest = max(row.requested for row in rows)
@@ -71,10 +77,13 @@ def write(
 
 
 def curves(results: Sequence[tuple[Experiment, Result]]) -> dict[str, Curve]:
-    """Each pruning method's sparsity over the run, at its highest sparsity: as asked, and as its run counted it."""
+    """Each method's sparsity over the run, at its highest sparsity: as asked, and as its run counted it.
+
+    Methods that train several times have no schedule and are left out.
+    """
     highest: dict[str, tuple[Experiment, Result]] = {}
     for experiment, result in results:
-        if experiment.method != DENSE:
+        if experiment.method in METHODS:
             before = highest.setdefault(experiment.method, (experiment, result))
             if experiment.sparsity > before[0].sparsity:
                 highest[experiment.method] = (experiment, result)
@@ -89,17 +98,25 @@ def curves(results: Sequence[tuple[Experiment, Result]]) -> dict[str, Curve]:
 def asked(experiment: Experiment) -> tuple[list[float], list[float]]:
     """The sparsity in force over the run, at shares of it; each value holds until the next.
 
-    It is the method's own sparsifier that is asked, on 10,000 weights that nobody trains.
+    It is the method's own sparsifier that is asked, on 10,000 weights that nobody trains; what needs data to score
+    them is given random numbers.
     """
-    steps = experiment.recipe.epochs if experiment.update == "epoch" else _POINTS
-    model = nn.Linear(100, 100, bias=False)
+    takes = parameters(experiment.method)
+    # A method with an interval of its own counts it in steps of the run; here it would be longer than it is there.
+    words: dict[str, Any] = {"update_every": 1} if "update_every" in takes else {}
+    steps = experiment.recipe.epochs if experiment.update == "epoch" and not words else _POINTS
+    words |= {name: v for name in TIMES if name in takes and (v := getattr(experiment, name)) is not None}
+    words |= arguments(experiment.method, experiment.arguments)
+    model = nn.utils.skip_init(nn.Linear, 100, 100, bias=False)
     with torch.no_grad():  # All different, and independent of the global generator.
-        model.weight.copy_(torch.arange(1, 10_001).view(100, 100))
-    times = {n: v for n in ("start", "end", "at") if (v := getattr(experiment, n)) is not None}
-    times = {name: value for name, value in times.items() if name in options(experiment.method)}
-    sparsifier = METHODS[experiment.method](
-        model, torch.optim.SGD(model.parameters(), lr=0.0), experiment.sparsity, steps, **times
-    )
+        model.weight.copy_(torch.arange(1, 10_001).view(100, 100) / 10_000)
+    if "batches" in takes:
+        generator = torch.Generator().manual_seed(0)
+        words["batches"] = [(torch.randn(100, 100, generator=generator), torch.arange(100))]
+    if "input_shape" in takes:
+        words["input_shape"] = (100,)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    sparsifier = METHODS[experiment.method](model, optimizer, experiment.sparsity, steps, **words)
     sparsities = []
     for _ in range(steps):
         sparsities.append(sparsifier.sparsity)

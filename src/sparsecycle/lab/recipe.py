@@ -53,17 +53,26 @@ class Recipe:
     lr_update: Literal["epoch", "step"] = "epoch"
     """Whether the learning rate changes once an epoch or at every step."""
 
+    lr_cycles: int = 1
+    """Equal parts of the run in each of which the schedule begins anew, as cyclical pruning's does in every cycle."""
+
     warmup: float = 0.0
-    """Epochs of linear warm-up before the schedule begins."""
+    """Epochs of linear warm-up before the schedule begins; only the first cycle has one."""
 
     milestones: tuple[float, ...] = (0.5, 0.75)
-    """Shares of the run at which the step schedule multiplies the learning rate by gamma."""
+    """Shares of a cycle at which the step schedule multiplies the learning rate by gamma."""
 
     gamma: float = 0.1
     """Factor of the step schedule."""
 
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over all classes."""
+
+    distillation: float = 0.0
+    """Weight of the dense teacher's part in the loss, 0 to 1; 0: no teacher."""
+
+    temperature: float = 4.0
+    """Divides the logits of teacher and student in the teacher's part."""
 
     clip: float | None = None
     """Largest norm of the gradient of all parameters together; None: not clipped."""
@@ -87,10 +96,14 @@ class Recipe:
     """torch.compile the forward pass and the loss: seconds to minutes at the start, then faster steps."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluate_every"):
+        for name in ("epochs", "batch_size", "lr_cycles", "evaluate_every"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}={value!r}; allowed is a whole number of at least 1")
+        if self.lr_cycles > self.epochs:
+            raise ValueError(
+                f"lr_cycles={self.lr_cycles}; allowed is at most one an epoch, of which there are {self.epochs}"
+            )
         for name, choices in (
             ("optimizer", OPTIMIZERS),
             ("lr_schedule", LR_SCHEDULES),
@@ -101,9 +114,11 @@ class Recipe:
         self._in_range("lr", above=0.0)
         self._in_range("momentum", least=0.0, below=1.0)
         self._in_range("weight_decay", least=0.0)
-        self._in_range("warmup", least=0.0, below=float(self.epochs))
+        self._in_range("warmup", least=0.0, below=self.epochs / self.lr_cycles)
         self._in_range("gamma", above=0.0)
         self._in_range("label_smoothing", least=0.0, below=1.0)
+        self._in_range("distillation", least=0.0, most=1.0)
+        self._in_range("temperature", above=0.0)
         self._in_range("validation", least=0.0, below=1.0)
         if self.clip is not None:
             self._in_range("clip", above=0.0)
@@ -122,7 +137,13 @@ class Recipe:
             raise ValueError(f"channels_last={self.channels_last!r}; allowed are True, False and 'auto'")
 
     def _in_range(
-        self, name: str, *, least: float | None = None, above: float | None = None, below: float | None = None
+        self,
+        name: str,
+        *,
+        least: float | None = None,
+        above: float | None = None,
+        below: float | None = None,
+        most: float | None = None,
     ) -> None:
         value = getattr(self, name)
         if (
@@ -132,10 +153,13 @@ class Recipe:
             or (least is not None and value < least)
             or (above is not None and value <= above)
             or (below is not None and value >= below)
+            or (most is not None and value > most)
         ):
             bounds = [f"at least {least:g}" if least is not None else f"above {above:g}"]
             if below is not None:
                 bounds.append(f"below {below:g}")
+            if most is not None:
+                bounds.append(f"at most {most:g}")
             raise ValueError(f"{name}={value!r}; allowed is a number {' and '.join(bounds)}")
         object.__setattr__(self, name, float(value))
 

@@ -33,7 +33,8 @@ class Result:
     """Epochs trained."""
 
     seconds: float
-    """Time in training over all starts of the run, without evaluating and compiling."""
+    """Time in training over all starts of the run, without evaluating and compiling; that of what was trained before it
+    (a ticket's search, a teacher) included."""
 
     images_per_second: float
     """Images trained a second."""
@@ -46,6 +47,15 @@ class Result:
 
     path: Path
     """The run's folder."""
+
+    trainings: int = 1
+    """Networks trained for it, this one included."""
+
+    search_epochs: float = 0.0
+    """Epochs trained in search of its ticket, before the network that is scored."""
+
+    search_multiply_adds: int = 0
+    """Of the search: 3 x those of the kept weights' forward pass x images, summed over its trainings."""
 
     @classmethod
     def stored(cls, folder: RunFolder) -> Result | None:

@@ -16,12 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from sparsecycle.lab.catalogue import DENSE
 from sparsecycle.lab.comparison import duration
-from sparsecycle.lab.experiment import DENSE, Experiment
+from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.hardware import pick_device
 from sparsecycle.lab.progress import Silent
 from sparsecycle.lab.result import Result
 from sparsecycle.lab.running import run
+from sparsecycle.lab.search import expected_trainings
 from sparsecycle.lab.workers import Done, Event, Failed, Note, Started, run_all
 
 __all__ = ["Failure", "default_jobs", "run_experiments"]
@@ -82,7 +84,8 @@ def run_experiments(
     results = {e: r for e in experiments if (r := Result.stored(e.folder(runs))) is not None}
     todo = [experiment for experiment in experiments if experiment not in results]
     failures: list[Failure] = []
-    display = _display([_name(e) for e in todo], len(experiments), [e.recipe.epochs for e in todo])
+    epochs = [e.recipe.epochs * expected_trainings(e) for e in todo]
+    display = _display([_name(e) for e in todo], len(experiments), epochs)
 
     def hear(event: Event) -> None:
         if isinstance(event, Done):
@@ -124,22 +127,26 @@ def _noted(hear: Callable[[Event], None], index: int, payload: Any) -> None:
 
 
 class _Notes(Silent):
-    """A run's reporter that notes how many epochs are done, with a fraction, every half second."""
+    """A run's reporter that notes how many epochs are done in all its trainings, with a fraction, every half second."""
 
     def __init__(self, note: Callable[[float], None]) -> None:
         self._note = note
         self._last = time.monotonic()
         self._steps = 1
+        self._before = self._epochs = 0
 
     def begin(self, title: str, epochs: int, steps: int, epoch: int) -> None:
-        self._steps = steps
-        self._note(float(epoch))
+        self._steps, self._epochs = steps, epochs
+        self._note(float(self._before + epoch))
 
     def step(self, epoch: int, step: int) -> None:
         now = time.monotonic()
         if now - self._last >= _EVERY:
             self._last = now
-            self._note(epoch + step / self._steps)
+            self._note(self._before + epoch + step / self._steps)
+
+    def end(self) -> None:
+        self._before += self._epochs
 
 
 def _name(experiment: Experiment) -> str:

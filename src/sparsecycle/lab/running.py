@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,19 @@ import torch
 from torch import nn
 
 from sparsecycle.lab import hardware
+from sparsecycle.lab.attach import attach
+from sparsecycle.lab.catalogue import DENSE, SEARCHES, TICKET
 from sparsecycle.lab.data import load
 from sparsecycle.lab.data.dataset import Dataset, Split
 from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.models import build
 from sparsecycle.lab.progress import Kind, Reporter, reporter
+from sparsecycle.lab.recipe import Recipe
 from sparsecycle.lab.result import Result
+from sparsecycle.lab.search import Found, search
 from sparsecycle.lab.store import RunFolder
 from sparsecycle.lab.training import Trainer
+from sparsecycle.tickets import Ticket
 
 if TYPE_CHECKING:
     from sparsecycle.sparsifier import Sparsifier
@@ -34,8 +40,12 @@ def run(
     checkpoint_every: float = 30.0,
     device: str = "auto",
     root: Path | None = None,
+    wait: bool = False,
 ) -> Result:
     """Train, or go on training, or return what was trained.
+
+    Where the recipe distils, the dense network of the same recipe is trained first, as a run of its own; where the
+    method trains several times, its ticket is searched first.
 
     Killed at any moment and called again, it goes on from the last checkpoint and ends with the same bits, on
     the same machine with as many threads. The global random generators are left as they were.
@@ -48,6 +58,7 @@ def run(
             epochs; 0: after every epoch.
         device: See :func:`sparsecycle.lab.hardware.pick_device`.
         root: Where the data sets lie; None: see :func:`sparsecycle.lab.data.load`.
+        wait: Wait for another process that is at the same run, instead of raising ``RunInUse``.
 
     Raises:
         ValueError: Something in the experiment is not known or does not fit; ``Diverged`` where the loss
@@ -66,14 +77,19 @@ def run(
     chosen = hardware.pick_device(device)
     with torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else []):
         data = _load(experiment.data, root)
+        teacher = None
+        if experiment.recipe.distillation:
+            dense = replace(experiment.recipe, distillation=0.0, temperature=Recipe.temperature)
+            teaching = replace(experiment, method=DENSE, ticket="", recipe=dense).resolved()
+            teacher = run(teaching, runs, progress=reports, checkpoint_every=checkpoint_every, device=device, wait=True)
         torch.manual_seed(experiment.seed)
         model = build(experiment.model, data.shape, len(data.classes))
-        with folder.lock():
+        with folder.lock(wait=wait):
             # It may have been finished by the process that held the lock until now.
             if (stored := Result.stored(folder)) is not None:
                 return stored
             try:
-                return _go_on(experiment, folder, data, model, chosen, reports, checkpoint_every)
+                return _go_on(experiment, Path(runs), folder, data, model, teacher, chosen, reports, checkpoint_every)
             except Exception as error:
                 folder.write_json("failed.json", {"error": type(error).__name__, "message": str(error)})
                 raise
@@ -81,9 +97,11 @@ def run(
 
 def _go_on(
     experiment: Experiment,
+    runs: Path,
     folder: RunFolder,
     data: Dataset,
     model: nn.Module,
+    teaching: Result | None,
     device: torch.device,
     reports: Reporter,
     checkpoint_every: float,
@@ -94,6 +112,10 @@ def _go_on(
     validation = None
     if recipe.validation:
         data, validation = data.split_validation(recipe.validation, experiment.seed)
+    found = search(experiment, runs, data, device, reports) if experiment.method in SEARCHES else None
+    ticket = found.ticket if found else Ticket.load(experiment.ticket) if experiment.method == TICKET else None
+    if ticket is not None:
+        ticket.apply(model).remove()  # from here on the sparsifier holds it
     # What "auto" meant when the run began stays, also where another machine goes on with it.
     trainer = Trainer(
         model,
@@ -103,11 +125,17 @@ def _go_on(
         device=device,
         precision=state.get("precision"),
         channels_last=state.get("channels_last"),
+        teacher=None if teaching is None else _network(experiment, data, teaching),
     )
     begin = time.perf_counter()
-    sparsifier = experiment.sparsifier(trainer.model, trainer.optimizer, trainer.steps_per_epoch)
+    start = found.start if found else 0
+    sparsifier: Sparsifier | None
+    if ticket is not None:
+        sparsifier = ticket.sparsifier(trainer.model, trainer.optimizer, trainer.total_steps - start)
+    else:
+        sparsifier = attach(experiment, trainer)
     seconds = state.get("seconds", time.perf_counter() - begin)
-    first, metrics = state.get("epoch", 0), state.get("metrics", [])
+    first, metrics = state.get("epoch", start // trainer.steps_per_epoch), state.get("metrics", [])
     if state:
         trainer.load_state_dict(state["trainer"])
         if sparsifier is not None:
@@ -132,6 +160,7 @@ def _go_on(
                 epoch,
                 after_step=sparsifier.step if sparsifier is not None else None,
                 on_step=functools.partial(reports.step, epoch),
+                first_step=max(0, start - epoch * trainer.steps_per_epoch),
             )
             seconds += trained.seconds
             entry = {
@@ -164,7 +193,7 @@ def _go_on(
                     },
                 )
                 saved = time.monotonic()
-        return _finish(experiment, folder, trainer, sparsifier, metrics, seconds)
+        return _finish(experiment, folder, trainer, sparsifier, metrics, seconds, teaching, found)
     finally:
         reports.end()
 
@@ -185,6 +214,8 @@ def _finish(
     sparsifier: Sparsifier | None,
     metrics: list[dict[str, Any]],
     seconds: float,
+    teaching: Result | None,
+    found: Found | None,
 ) -> Result:
     """Write what came out; ``result.json`` last, since it is what makes the run a finished one."""
     achieved = 0.0
@@ -194,18 +225,25 @@ def _finish(
         folder.write_json("report.json", report.to_dict())
         folder.write_bytes("report.txt", f"{report}\n".encode())
     folder.save_weights(trainer.model.state_dict())
+    if found is not None:
+        found.ticket.save(folder.path / "ticket.safetensors")
     folder.set_metrics(metrics)
     recipe, last = experiment.recipe, metrics[-1]
-    images = min(len(trainer.data.train), trainer.steps_per_epoch * recipe.batch_size)
+    images = min(len(trainer.data.train), trainer.steps_per_epoch * recipe.batch_size) * recipe.epochs
+    if found is not None:
+        images = round(images * (1 - found.start / trainer.total_steps))
     result = Result(
         accuracy=last["test_accuracy"],
         loss=last["test_loss"],
         validation_accuracy=last.get("validation_accuracy"),
-        sparsity=experiment.sparsity,
+        sparsity=experiment.sparsity if experiment.prunes else achieved,
         achieved=achieved,
         epochs=recipe.epochs,
-        seconds=seconds,
-        images_per_second=recipe.epochs * images / seconds,
+        seconds=seconds + (teaching.seconds if teaching else 0.0) + (found.seconds if found else 0.0),
+        trainings=1 + (1 if teaching else 0) + (found.trainings if found else 0),
+        search_epochs=found.epochs if found else 0.0,
+        search_multiply_adds=found.multiply_adds if found else 0,
+        images_per_second=images / seconds,
         precision=trainer.precision,
         device=str(trainer.device),
         path=folder.path,
@@ -219,3 +257,12 @@ def _finish(
 def _load(name: str, root: Path | None) -> Dataset:
     """A comparison's runs share their data set."""
     return load(name, root)
+
+
+def _network(experiment: Experiment, data: Dataset, trained: Result) -> nn.Module:
+    """The network that a finished run left."""
+    from safetensors.torch import load_file
+
+    network = build(experiment.model, data.shape, len(data.classes))
+    network.load_state_dict(load_file(trained.path / "weights.safetensors"))
+    return network

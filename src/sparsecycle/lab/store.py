@@ -89,11 +89,14 @@ class RunFolder:
         return (self.path / "result.json").exists()
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, wait: bool = False) -> Iterator[None]:
         """Keep other processes out; the kernel lets go of the lock if this process is killed.
 
+        Args:
+            wait: Wait for whoever holds it, where several runs need what one of them makes.
+
         Raises:
-            RunInUse: another process (or another place in this one) holds it.
+            RunInUse: another process (or another place in this one) holds it, and ``wait`` is false.
             BrokenFile: the folder holds another configuration.
         """
         import fcntl
@@ -101,7 +104,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / "lock", "a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"

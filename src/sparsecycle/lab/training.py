@@ -7,6 +7,7 @@ on as if it had never stopped. Within an epoch nothing is read back from the dev
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 from sparsecycle.lab import hardware
 from sparsecycle.lab.data.augment import Augment
 from sparsecycle.lab.data.dataset import Dataset, Split
+from sparsecycle.lab.distillation import distillation_loss
 from sparsecycle.lab.learning_rate import learning_rate
+from sparsecycle.lab.optimizer import make_optimizer
 from sparsecycle.lab.recipe import Recipe
 
 __all__ = ["Diverged", "Score", "TrainedEpoch", "Trainer", "make_optimizer", "stream"]
@@ -35,7 +38,11 @@ class Diverged(ValueError):
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross entropy (nats, smoothed where the recipe smooths) and share of images that are right."""
+    """Mean loss (nats) and share of images that are right.
+
+    The loss is the cross entropy, smoothed where the recipe smooths; in training that which is minimised, with the
+    teacher's part where there is one.
+    """
 
     loss: float
     accuracy: float
@@ -43,7 +50,7 @@ class Score:
 
 @dataclass(frozen=True)
 class TrainedEpoch:
-    """The score over an epoch's steps, each before its update, and the time it took without compiling."""
+    """The score over the trained steps, each before its update, and the time they took without compiling."""
 
     score: Score
     lr: float
@@ -55,24 +62,6 @@ def stream(seed: int, epoch: int, purpose: str) -> int:
     """A seed below 2**63 for one purpose in one epoch, unrelated to those of other purposes and epochs."""
     data = hashlib.sha256(f"{seed} {epoch} {purpose}".encode()).digest()
     return int.from_bytes(data[:8], "big") >> 1
-
-
-def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """torch's optimizer over all of the model's parameters, fused where torch has it so.
-
-    On a CPU a fused step of LeNet-300-100 takes 0.3 ms (SGD) to 1 ms (AdamW) less than the default.
-    """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, momentum=recipe.momentum, **common)
-    if all(p.device.type in ("cpu", "cuda") for p in parameters):
-        common["fused"] = True
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, **common)
-    return torch.optim.AdamW(parameters, **common)
 
 
 class Trainer:
@@ -89,9 +78,12 @@ class Trainer:
         device: See :func:`sparsecycle.lab.hardware.pick_device`.
         precision: ``"fp32"`` or ``"bf16"`` (autocast); None: what the recipe says for this machine.
         channels_last: None: what the recipe says for this model.
+        teacher: What to distil from where ``recipe.distillation`` is above 0: a network with as many outputs. It
+            is moved like the model and put in evaluation mode, sees the same augmented images in the same
+            precision, and is no part of the state.
 
     Raises:
-        ValueError: There is no image to train on.
+        ValueError: There is no image to train on, or a teacher too many, too few or that is the model.
     """
 
     def __init__(
@@ -104,9 +96,18 @@ class Trainer:
         device: torch.device | None = None,
         precision: str | None = None,
         channels_last: bool | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         if len(data.train) == 0:
             raise ValueError(f"{data.name}: there is no image to train on")
+        if (teacher is not None) != (recipe.distillation > 0):
+            given = "None" if teacher is None else type(teacher).__name__
+            raise ValueError(
+                f"teacher={given} with distillation={recipe.distillation:g}; "
+                "allowed is a network where distillation is above 0, and None where it is 0"
+            )
+        if teacher is model:
+            raise ValueError("teacher is the model itself, which changes; allowed is another network, such as a copy")
         self.recipe = recipe
         self.seed = seed
         self.device = hardware.pick_device() if device is None else device
@@ -117,14 +118,14 @@ class Trainer:
         self.data = data.to(self.device)
         self._mean = torch.tensor(data.mean, device=self.device).view(1, -1, 1, 1)
         self._std = torch.tensor(data.std, device=self.device).view(1, -1, 1, 1)
-        self.model = model.to(self.device)
-        if self.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = self._place(model)
+        self.teacher = None if teacher is None else self._place(teacher)
         self.optimizer = make_optimizer(recipe, self.model)
         # One graph for the full batches and one for the last: a graph for any size would be slower in both.
         self._compiled: set[int] = set()
+        forward = self._forward if teacher is None else self._distil
         self._compute: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = (
-            torch.compile(self._forward, dynamic=False) if recipe.compile else self._forward
+            torch.compile(forward, dynamic=False) if recipe.compile else forward
         )
 
     @property
@@ -164,19 +165,36 @@ class Trainer:
         epoch: int,
         after_step: Callable[[], None] | None = None,
         on_step: Callable[[int], None] | None = None,
+        *,
+        first_step: int = 0,
+        last_step: int | None = None,
     ) -> TrainedEpoch:
-        """Train through the whole train part once.
+        """Train through the whole train part once, or through the steps [first_step, last_step) of that epoch.
+
+        Two parts that follow each other do what the whole epoch does, bit by bit, in a network without dropout;
+        dropout's random numbers begin anew in each part.
 
         Args:
             epoch: 0-based; order, augmentation, dropout and learning rate follow from it.
             after_step: Called right after every optimizer step, with the gradients still there.
-            on_step: Called last in every step with the number of steps done in this epoch.
+            on_step: Called last in every step with the number of steps of this epoch up to it, skipped ones too.
+            first_step: 0-based. The batches before it are made, so that augmentation draws its numbers, and dropped.
+            last_step: Exclusive; None: to the epoch's end.
 
         Raises:
+            ValueError: ``first_step`` and ``last_step`` bound no step of an epoch.
             Diverged: The loss is not finite at the end of the epoch, or a weight when ``after_step`` raises.
         """
+        last = self.steps_per_epoch if last_step is None else last_step
+        if not 0 <= first_step < last <= self.steps_per_epoch:
+            raise ValueError(
+                f"first_step={first_step!r}, last_step={last_step!r}; allowed is "
+                f"0 <= first_step < last_step <= {self.steps_per_epoch}, the steps of an epoch"
+            )
         torch.manual_seed(stream(self.seed, epoch, "forward"))
         self.model.train()
+        if self.teacher is not None:
+            self.teacher.eval()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -185,7 +203,8 @@ class Trainer:
         lr = self.recipe.lr
         begin = time.perf_counter()
         try:
-            for step, (images, labels) in enumerate(self.batches(epoch), start=1):
+            batches = itertools.islice(self.batches(epoch), first_step, last)
+            for step, (images, labels) in enumerate(batches, start=first_step + 1):
                 lr = learning_rate(self.recipe, epoch * self.steps_per_epoch + step - 1, self.steps_per_epoch)
                 for group in self.optimizer.param_groups:
                     group["lr"] = lr
@@ -262,8 +281,27 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
+    def _place(self, network: nn.Module) -> nn.Module:
+        """``network`` on the device, in place, its kernels in the images' layout."""
+        network = network.to(self.device)
+        if self.channels_last:
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
+
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return self._loss(self.model(images).float(), labels)
+
+    def _distil(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`_forward`, the loss with the teacher's part."""
+        assert self.teacher is not None
+        with torch.no_grad():
+            taught = self.teacher(images).float()
         logits = self.model(images).float()
+        loss, right = self._loss(logits, labels)
+        part = self.recipe.distillation
+        return (1 - part) * loss + part * distillation_loss(logits, taught, self.recipe.temperature), right
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         return loss, (logits.detach().argmax(1) == labels).sum()
 
