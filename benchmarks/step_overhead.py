@@ -2,10 +2,10 @@
 
 The same network is trained with the same optimizer (fused SGD with momentum and weight decay) on the same batches:
 by a bare loop, by a copy of it (what differs between these two is noise), with a sparsifier that takes a new mask at
-every step, with one that takes a new mask once an epoch of 391 steps, and with torch.nn.utils.prune's hooks, which
-never change their mask. They take turns step by step in one process; the figure is the median over the rounds of
-the ratio to the bare loop's step of the same round, in processor time with one thread. The sparsifiers are half-way
-through ten epochs to 90 %.
+every step, with one that takes a new mask once an epoch of 391 steps, with methods that look at gradients, and with
+torch.nn.utils.prune's hooks, which never change their mask. They take turns step by step in one process; the figure is
+the median over the rounds of the ratio to the bare loop's step of the same round, in processor time with one thread.
+The sparsifiers are half-way through ten epochs to 90 %.
 
     python benchmarks/step_overhead.py [--models lenet-300-100 resnet-20] [--threads 1 2] [--seconds 15] [--json FILE]
 """
@@ -29,12 +29,19 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sparsecycle.lab.models import build
-from sparsecycle.methods import progressive
+from sparsecycle.methods import dpf, gsm, movement, progressive, rigl
 
 BATCH, EPOCH, EPOCHS = 128, 391, 10
 SPARSITY = 0.9
 DENSE, COPY, HOOKS = "bare loop", "the same once more: noise", "prune.global_unstructured's hooks"
-EVERY_STEP, EVERY_EPOCH = "sparsifier, update_every=1", f"sparsifier, update_every={EPOCH}"
+METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "progressive, a mask at every step": (progressive, {"update_every": 1}),
+    f"progressive, a mask every {EPOCH} steps": (progressive, {"update_every": EPOCH}),
+    "rigl: dense gradients every 100 steps": (rigl, {}),
+    f"movement: at every step, a mask every {EPOCH}": (movement, {"update_every": EPOCH}),
+    "dpf: at every step, a mask every 16": (dpf, {}),
+    "gsm: at every step, with a selection": (gsm, {}),
+}
 # Input, bf16 and channels last, and rounds before the measurement: the weights must have filled the gap that is
 # left where masks were taken without training.
 SETTINGS = {"lenet-300-100": ((1, 28, 28), False, 200), "resnet-20": ((3, 32, 32), True, 3)}
@@ -54,10 +61,10 @@ def loop(name: str, pruning: str) -> Callable[[], None]:
     labels = torch.randint(0, 10, (BATCH,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
     after_step: Callable[[], None] = lambda: None  # noqa: E731
-    if pruning in (EVERY_STEP, EVERY_EPOCH):
-        update_every = 1 if pruning == EVERY_STEP else EPOCH
+    if pruning in METHODS:
+        method, words = METHODS[pruning]
         steps = EPOCH * EPOCHS
-        sparsifier = progressive(model, optimizer, SPARSITY, steps, update_every=update_every)
+        sparsifier = method(model, optimizer, SPARSITY, steps, **words)
         for _ in range(steps // 2):
             sparsifier.step()
         after_step = sparsifier.step
@@ -74,7 +81,7 @@ def loop(name: str, pruning: str) -> Callable[[], None]:
 
 
 def measure(name: str, seconds: float) -> timing.Times:
-    steps = {pruning: loop(name, pruning) for pruning in (DENSE, COPY, EVERY_STEP, EVERY_EPOCH, HOOKS)}
+    steps = {pruning: loop(name, pruning) for pruning in (DENSE, COPY, *METHODS, HOOKS)}
     begin = time.perf_counter()
     for step in [*steps.values()] * 3:
         step()

@@ -155,6 +155,47 @@ def test_a_file_and_the_same_flags_are_the_same_run(tmp_path: Path, capsys: pyte
     assert len(list(runs.iterdir())) == 1
 
 
+def test_a_ticket_is_searched_and_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, fast = ("--runs", str(tmp_path / "runs")), FAST[:4]
+    words = ["train", "--method", "lottery-ticket", "--sparsity", "0.75", "--arguments", "rate=0.5", *runs, *fast]
+    assert main(words) == 0
+    (ticket,) = tmp_path.glob("runs/*/ticket.safetensors")
+    first = capsys.readouterr().out
+    assert main(["train", "--method", "ticket", "--ticket", str(ticket), *runs, *fast]) == 0
+    second = capsys.readouterr().out
+    score = re.compile(r"^seed 0: ([\d.]+) %", re.M)
+    assert score.findall(first) == score.findall(second)
+    assert "achieved 75.0000%" in first
+    assert "achieved 75.0000%" in second
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "one-cycle", "--arguments", "betta=6"], "did you mean 'beta'"),
+        (["--arguments", "beta"], "'beta'"),
+        (["--method", "colt", "--recovery", "zero"], "recovery='zero'"),
+        (["--method", "ticket"], "ticket"),
+        (["--ticket", "a.safetensors"], "ticket"),
+    ],
+)
+def test_words_for_a_method_that_does_not_take_them_are_usage_errors(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["train", *words, "--runs", str(tmp_path / "runs")]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists(), "nothing is begun"
+
+
+def test_a_missing_ticket_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = tmp_path / "gone.safetensors"
+    assert main(["train", "--method", "ticket", "--ticket", str(gone), "--runs", str(tmp_path / "runs")]) == 1
+    assert "gone.safetensors" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_interrupt_says_how_to_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

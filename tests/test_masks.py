@@ -199,7 +199,9 @@ def test_forget_momentum(build: Any, cleared: list[str], held: list[str]) -> Non
     optimizer = build(model.parameters())
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    before = {p: {k: v.clone() for k, v in optimizer.state[p].items() if torch.is_tensor(v)} for p in model.parameters()}
+    before = {
+        p: {k: v.clone() for k, v in optimizer.state[p].items() if torch.is_tensor(v)} for p in model.parameters()
+    }
     forget_momentum(optimizer)
     for p in model.parameters():  # biases too
         state = optimizer.state[p]

@@ -7,9 +7,9 @@ import itertools
 import math
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sparsecycle as sc
+from sparsecycle.criteria import Criterion
 
 
 def linear(weights: list[float], **optimizer: Any) -> tuple[nn.Linear, torch.optim.SGD]:
@@ -266,23 +267,101 @@ def test_magnitude_gain_never_keeps_a_pruned_weight() -> None:
 
 def test_own_criterion() -> None:
     @dataclass(frozen=True)
-    class Smallest:
-        absolute = False
-
-        def remember(self, weights: list[Tensor]) -> list[Tensor]:
-            return []
-
-        def score(self, weights: list[Tensor], memory: list[Tensor]) -> list[Tensor]:
-            return [-w.abs() for w in weights]
+    class Smallest(Criterion):
+        def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+            return [-w.abs() for w in weights.values()]
 
     model, optimizer = linear([1, 2, 3, 4])
-    sc.Sparsifier(model, optimizer, 0.5, sc.Constant(), Smallest(), total_steps=1)
+    sparsifier = sc.Sparsifier(model, optimizer, 0.5, sc.Constant(), Smallest(), total_steps=1)
     assert values(model) == [1, 2, 0, 0]
+    assert sparsifier.report().settings["criterion"] == "test_own_criterion.<locals>.Smallest()"
+
+
+class Recording(Criterion):
+    """Writes down what it is given."""
+
+    watches: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.watched: list[dict[str, Any]] = []
+        self.scored: list[dict[str, Any]] = []
+
+    def __repr__(self) -> str:
+        return "Recording()"
+
+    def remember(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        return [torch.zeros_like(w) for w in weights.values()]
+
+    def watch(self, weights: Mapping[str, Tensor], gradients: Sequence[Tensor], memory: Sequence[Tensor]) -> None:
+        self.watched.append(
+            {
+                "weights": {name: [round(v, 5) for v in w.flatten().tolist()] for name, w in weights.items()},
+                "gradients": [g.flatten().tolist() for g in gradients],
+                "grad_mode": torch.is_grad_enabled(),
+            }
+        )
+        memory[0].add_(1)
+
+    def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+        assert not torch.is_grad_enabled()
+        self.scored.append({"weights": {n: w.flatten().tolist() for n, w in weights.items()}, "model": model})
+        assert memory[0].eq(len(self.watched)).all()
+        return [w.abs() for w in weights.values()]
+
+
+@pytest.mark.parametrize(
+    ("recovery", "first"), [("none", [0, 2, 3, 4]), ("zero", [0, 2, 3, 4]), ("stored", [1, 2, 3, 4])]
+)
+def test_what_an_own_criterion_sees(recovery: str, first: list[float]) -> None:
+    criterion = Recording()
+    model, optimizer = linear([1, 2, 3, 4], lr=0.25)
+    sparsifier = sc.Sparsifier(
+        model, optimizer, 0.25, sc.Constant(), criterion, recovery=recovery, total_steps=4, update_every=2
+    )
+    assert [s["weights"] for s in criterion.scored] == [{"weight": [1, 2, 3, 4]}]
+    assert criterion.scored[0]["model"] is model
+    train(model, optimizer, [8, 4, 0, -4])
+    assert values(model) == [0, 1, 3, 5]  # the gradient of the pruned weight is seen by the criterion alone
+    sparsifier.step()
+    # The weights before the step, and the gradients at all of them.
+    assert criterion.watched == [{"weights": {"weight": first}, "gradients": [[8, 4, 0, -4]], "grad_mode": False}]
+    assert len(criterion.scored) == 1
+    optimizer.step()  # no gradient counts as zeros
+    sparsifier.step()
+    assert criterion.watched[1]["weights"] == {"weight": [first[0], 1, 3, 5]}
+    assert criterion.watched[1]["gradients"] == [[0, 0, 0, 0]]
+    assert [s["weights"] for s in criterion.scored[1:]] == (
+        [] if recovery == "none" else [{"weight": [first[0], 1, 3, 5]}]
+    )
+
+
+def test_criterion_in_rounds_is_scored_anew_in_each() -> None:
+    @dataclass(frozen=True)
+    class InRounds(sc.Magnitude):
+        rounds: int = 3
+        path: str = "linear"
+
+        def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+            seen.append(int(weights["0.weight"].count_nonzero()))
+            return list(weights.values())
+
+    seen: list[int] = []
+    model, optimizer = network(10, 10)
+    sparsifier = sc.Sparsifier(model, optimizer, 0.9, sc.Constant(), InRounds(), total_steps=4)
+    assert seen == [100, 70, 40]
+    assert pruned(sparsifier) == 90
+    advance(model, optimizer, sparsifier, 4)
+    assert seen == [100, 70, 40]  # nothing comes back, and nothing more is to be pruned
+    seen.clear()
+    model, optimizer = network(10, 10)
+    exponential = InRounds(2, "exponential")
+    sc.Sparsifier(model, optimizer, 0.99, sc.Constant(), exponential, total_steps=4)
+    assert seen == [100, 10]
 
 
 def test_criterion_that_fails_leaves_nothing_behind() -> None:
     class Failing(sc.Magnitude):
-        def score(self, weights: list[Tensor], memory: list[Tensor]) -> list[Tensor]:
+        def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
             raise FloatingPointError("no score")
 
     model, optimizer = network(10, 10)
@@ -290,6 +369,22 @@ def test_criterion_that_fails_leaves_nothing_behind() -> None:
         sc.Sparsifier(model, optimizer, 0.5, sc.Constant(), Failing(), total_steps=2)
     assert int(model[0].weight.count_nonzero()) == 100
     assert pruned(sc.Sparsifier(model, optimizer, 0.5, sc.Constant(), total_steps=2)) == 50
+
+
+@pytest.mark.xfail(strict=True, reason="the weights are pruned in every round, so the first rounds are in force")
+def test_criterion_that_fails_in_a_later_round_leaves_nothing_behind() -> None:
+    class Failing(sc.Magnitude):
+        rounds: int = 3
+
+        def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:
+            if int(weights["0.weight"].count_nonzero()) < 60:
+                raise FloatingPointError("no score")
+            return list(weights.values())
+
+    model, optimizer = network(10, 10)
+    with pytest.raises(FloatingPointError, match="no score"):
+        sc.Sparsifier(model, optimizer, 0.9, sc.Constant(), Failing(), total_steps=2)
+    assert int(model[0].weight.count_nonzero()) == 100
 
 
 # Scopes
@@ -530,7 +625,7 @@ def test_bad_weight_at_construction_changes_nothing(value: float) -> None:
         model[1].weight[0, 1] = value
     before = copy.deepcopy(model.state_dict())
     for schedule in (sc.Constant(), sc.OneShot(0.5)):
-        with pytest.raises(ValueError, match="1.weight holds NaN or infinity at step 0"):
+        with pytest.raises(ValueError, match="1.weight holds NaN or infinity: the run has diverged"):
             sc.Sparsifier(model, optimizer, 0.5, schedule, total_steps=4)
     assert all(torch.equal(p, before[n]) or n == "1.weight" for n, p in model.state_dict().items())
     assert not optimizer._optimizer_step_post_hooks
@@ -542,7 +637,7 @@ def test_bad_weight_at_construction_changes_nothing(value: float) -> None:
 
 @pytest.mark.filterwarnings("ignore:the run ended")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("recovery", ["none", "zero", "stored"])
+@pytest.mark.parametrize("recovery", ["none", "zero", "stored", "feedback", "passive"])
 def test_bad_weight_in_mid_run_changes_nothing(value: float, recovery: str) -> None:
     model, optimizer = network(6, 5, 3)
     sparsifier = sc.Sparsifier(model, optimizer, 0.9, sc.Linear(), recovery=recovery, total_steps=5)
@@ -552,7 +647,7 @@ def test_bad_weight_in_mid_run_changes_nothing(value: float, recovery: str) -> N
         good = float(model[1].weight[tuple(index)])
         model[1].weight[tuple(index)] = value
     before, masks = copy.deepcopy(model.state_dict()), sparsifier.masks
-    with pytest.raises(ValueError, match="1.weight holds NaN or infinity at step 3: the run has diverged"):
+    with pytest.raises(ValueError, match="1.weight holds NaN or infinity: the run has diverged"):
         sparsifier.step()
     assert all(torch.equal(p.nan_to_num(), before[n].nan_to_num()) for n, p in model.state_dict().items())
     assert all(torch.equal(mask, masks[name]) for name, mask in sparsifier.masks.items())
@@ -575,7 +670,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "schedule class": ({"schedule": sc.AGP}, "AGP'> must be a Schedule, such as OneCycle()"),
     "criterion": (
         {"criterion": "magnitud"},
-        "'magnitud' must be one of 'magnitude', 'random', 'magnitude_gain'; did you mean 'magnitude'?",
+        "'magnitud' must be one of 'magnitude', 'random', 'magnitude_gain', 'movement', 'taylor'; did you mean 'magn",
     ),
     "criterion class": ({"criterion": sc.Random}, "Random'> must be a name or a Criterion, such as Magnitude()"),
     "scope": ({"scope": "globl"}, "scope='globl' must be one of 'global', 'uniform', 'erk'; did you mean 'global'?"),
@@ -587,7 +682,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"granularity": "weights"},
         "granularity='weights' must be one of 'weight'; did you mean 'weight'?",
     ),
-    "recovery": ({"recovery": "store"}, "'store' must be one of 'none', 'zero', 'stored'; did you mean 'stored'?"),
+    "criterion of no kind": ({"criterion": 3}, "criterion=3 must be a name or a Criterion, such as Magnitude()"),
+    "recovery": (
+        {"recovery": "store"},
+        "'store' must be one of 'none', 'zero', 'stored', 'feedback', 'passive'; did you mean 'stored'?",
+    ),
+    "recovery class": ({"recovery": sc.Regrow}, "Regrow'> must be a name, a Recovery or a Regrow, such as Regrow('"),
+    "recovery None": ({"recovery": None}, "recovery=None must be a name, a Recovery or a Regrow"),
     "total_steps": ({"total_steps": 0}, "total_steps=0 must be a whole number of at least 1"),
     "total_steps float": ({"total_steps": 10.0}, "total_steps=10.0 must be a whole number of at least 1"),
     "update_every": ({"update_every": 0}, "update_every=0 must be a whole number of at least 1"),
@@ -663,8 +764,10 @@ def test_run_that_stops_early() -> None:
     assert sparsifier.finalize().notes == report.notes  # a second time says no more
 
 
-@pytest.mark.parametrize("recovery", ["none", "zero", "stored"])
-def test_run_that_goes_on(recovery: str) -> None:
+@pytest.mark.parametrize(
+    "recovery", ["none", "zero", "stored", "feedback", "passive", sc.Regrow(until=1), sc.Regrow("random", until=1)]
+)
+def test_run_that_goes_on(recovery: Any) -> None:
     model, optimizer = network(10, 10)
     sparsifier = sc.Sparsifier(model, optimizer, 0.8, sc.Linear(), recovery=recovery, total_steps=4)
     advance(model, optimizer, sparsifier, 3)
@@ -805,6 +908,10 @@ def damaged(damage: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         (lambda: other_state(schedule=sc.AGP()), r"of other settings: schedule is AGP\(.*\) there and Linear"),
         (lambda: other_state(total_steps=8), "of other settings: total_steps is 8 there and 4 here"),
         (lambda: other_state(recovery="zero"), "of other settings: recovery is zero there and none here"),
+        (
+            lambda: other_state(recovery=sc.Regrow(seed=3)),
+            r"of other settings: recovery is Regrow\(.*seed=3\) there and",
+        ),
         (lambda: None, "this is no sparsifier state of version 1: 'NoneType'"),
         (dict, "this is no sparsifier state of version 1: None"),
         (lambda: {"version": 2}, "this is no sparsifier state of version 1: 2"),
@@ -832,14 +939,14 @@ def test_state_of_another_network(state: Callable[[], Any], message: str) -> Non
         assert all(torch.equal(a, b) for a, b in zip(after[key], held[key], strict=True))
 
 
-def cyclical(model: nn.Module, optimizer: torch.optim.Optimizer) -> sc.Sparsifier:
+def cyclical(model: nn.Module, optimizer: torch.optim.Optimizer, recovery: str = "stored") -> sc.Sparsifier:
     schedule = sc.Cyclical(2, sc.Linear())
-    return sc.Sparsifier(model, optimizer, 0.9, schedule, recovery="stored", total_steps=8)
+    return sc.Sparsifier(model, optimizer, 0.9, schedule, recovery=recovery, total_steps=8)
 
 
-def checkpoint() -> list[dict[str, Any]]:
+def checkpoint(recovery: str = "stored") -> list[dict[str, Any]]:
     model, optimizer = network(10, 10)
-    sparsifier = cyclical(model, optimizer)
+    sparsifier = cyclical(model, optimizer, recovery)
     advance(model, optimizer, sparsifier, 3)
     assert sparsifier.sparsity == 0.0
     file = io.BytesIO()
@@ -848,18 +955,42 @@ def checkpoint() -> list[dict[str, Any]]:
     return list(torch.load(file, weights_only=True))
 
 
-def test_weights_loaded_before_the_sparsifier_was_built() -> None:
-    states = checkpoint()
+@pytest.mark.parametrize(
+    "recovery",
+    [
+        "stored",
+        pytest.param(
+            "feedback",
+            marks=pytest.mark.xfail(strict=True, reason="the stored values join the weights before they are looked at"),
+        ),
+    ],
+)
+def test_weights_loaded_before_the_sparsifier_was_built(recovery: str) -> None:
+    states = checkpoint(recovery)
     model, optimizer = network(10, 10, seed=1)
     model.load_state_dict(states[0])
     optimizer.load_state_dict(states[1])
-    sparsifier = cyclical(model, optimizer)
+    sparsifier = cyclical(model, optimizer, recovery)
     sparsifier.load_state_dict(states[2])
     model(torch.randn(4, 10)).square().mean().backward()
     before = model[0].weight.detach().clone()
     with pytest.raises(RuntimeError, match="build model, optimizer and sparsifier first, then load the state of each"):
         optimizer.step()
     assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.xfail(strict=True, reason="a hook that removes itself is followed by another one", raises=RuntimeError)
+def test_hook_of_the_users_own_after_a_state_was_loaded() -> None:
+    """As learning-rate schedulers and wrappers hang them on the optimizer."""
+    states, calls = checkpoint(), []
+    model, optimizer = network(10, 10, seed=1)
+    sparsifier = cyclical(model, optimizer)
+    for part, state in zip((sparsifier, model, optimizer), (states[2], states[0], states[1]), strict=True):
+        part.load_state_dict(state)
+    optimizer.register_step_pre_hook(lambda *_: calls.append(1))
+    advance(model, optimizer, sparsifier, 5)
+    assert len(calls) == 5
+    assert sparsifier.finalize().kept == 10
 
 
 def test_weights_loaded_after_the_sparsifier_in_either_order() -> None:
@@ -954,3 +1085,83 @@ def test_a_parameter_that_was_replaced_is_noticed():
     with pytest.warns(UserWarning, match="weight is no longer the parameter that was pruned"):
         report = sparsifier.finalize()
     assert "no longer the parameter" in report.notes[0]
+
+
+# Recovery, named and of one's own
+
+
+@pytest.mark.parametrize(
+    ("recovery", "name"),
+    [
+        ("feedback", "feedback"),
+        (sc.Recovery(returns=True, remembers=True), "stored"),  # the same by another name
+        (
+            sc.Recovery(returns=True, forgets=True),
+            "Recovery(returns=True, remembers=False, trains='kept', forgets=True)",
+        ),
+        (sc.Regrow("random", 0.5), "Regrow(by='random', fraction=0.5, until=0.75, seed=0)"),
+    ],
+)
+def test_recovery_by_name_and_by_value(recovery: Any, name: str) -> None:
+    model, optimizer = network(10, 10)
+    sparsifier = sc.Sparsifier(model, optimizer, 0.5, sc.Constant(), recovery=recovery, total_steps=4)
+    assert sparsifier.report().settings["recovery"] == name
+    advance(model, optimizer, sparsifier, 4)
+    assert sparsifier.finalize().kept == 50
+    assert int((model[0].weight == 0).sum()) == 50
+
+
+def test_regrowth_beside_a_rising_sparsity() -> None:
+    """Each mask keeps what the schedule says, of the survivors and of those that grow."""
+    model, optimizer = network(10, 10)
+    sparsifier = sc.Sparsifier(
+        model, optimizer, 0.8, sc.Linear(), recovery=sc.Regrow("random", 0.4, 1.0), total_steps=8
+    )
+    changed = 0
+    for step in range(8):
+        before = sparsifier.masks["0.weight"]
+        assert pruned(sparsifier) == 10 * (step + 1)
+        advance(model, optimizer, sparsifier)
+        changed += int((sparsifier.masks["0.weight"] & ~before).sum())
+    assert changed > 10
+
+
+# What the report says of layers that starved
+
+
+def starved(floor: int, sparsity: float = 0.9, **words: Any) -> tuple[str, ...]:
+    model, optimizer = network(10, 10, 10)
+    with torch.no_grad():
+        model[0].weight.mul_(1e-3)
+    sparsifier = sc.Sparsifier(model, optimizer, sparsity, sc.Constant(), total_steps=2, floor=floor, **words)
+    return sparsifier.report().notes
+
+
+def test_note_of_a_layer_that_lost_all_its_weights() -> None:
+    (note,) = starved(floor=0)
+    assert note == "0.weight has lost all its 100 weights, and nothing passes it; floor=1 keeps a layer alive"
+
+
+@pytest.mark.parametrize("floor", [1, 3])
+def test_note_of_a_layer_that_the_floor_holds(floor: int) -> None:
+    (note,) = starved(floor)
+    assert note == f"0.weight keeps {floor} of 100 weights, as floor={floor} asks; with floor=0 it may lose them all"
+
+
+@pytest.mark.parametrize(
+    ("floor", "sparsity", "words"),
+    [
+        (1, 0.5, {"scope": "uniform"}),
+        (1, 0.99, {"scope": "uniform"}),  # one weight each, which they did not compete for
+        (0, 1.0, {}),  # as asked
+        (1, 1.0, {}),
+        (0, 0.2, {}),
+    ],
+)
+def test_no_note_where_nothing_starved(floor: int, sparsity: float, words: dict[str, Any]) -> None:
+    assert starved(floor, sparsity, **words) == ()
+
+
+def test_layer_pruned_by_name_is_noted_too() -> None:
+    (note,) = starved(0, None, scope={"0": 1.0})  # type: ignore[arg-type]
+    assert note.startswith("0.weight has lost all its 100 weights")

@@ -1,9 +1,10 @@
 """sparsecycle: train once, get a small, fast network."""
 
 from sparsecycle import methods
-from sparsecycle.criteria import SNIP, GraSP, Magnitude, MagnitudeGain, Movement, Random, SynFlow, Taylor
+from sparsecycle.criteria import Magnitude, MagnitudeGain, Movement, Random, Taylor
 from sparsecycle.recovery import Recovery, Regrow
 from sparsecycle.report import Report
+from sparsecycle.saliency import SNIP, GraSP, SynFlow
 from sparsecycle.schedules import (
     AGP,
     Alternating,

@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from sparsecycle.criteria import SNIP, Batches, GraSP, Loss, Movement, Random, SynFlow
+from sparsecycle.criteria import Movement, Random
 from sparsecycle.prunable import choose
 from sparsecycle.recovery import Recovery, Regrow
+from sparsecycle.saliency import SNIP, Batches, GraSP, Loss, SynFlow
 from sparsecycle.schedules import (
     AGP,
     Alternating,
@@ -299,7 +300,7 @@ def gsm(model: nn.Module, optimizer: Optimizer, sparsity: float, total_steps: in
     Ours: the mask is taken before the last step (or the last ``update_every``), which trains the pruned network.
     """
     words = {"recovery": "passive", **words}
-    schedule = OneShot(1 - 1 / total_steps)
+    schedule = OneShot(1 - 1 / max(total_steps, 1))  # a wrong number is the sparsifier's to refuse
     return Sparsifier(model, optimizer, sparsity, schedule, total_steps=total_steps, **words)
 
 

@@ -83,6 +83,8 @@ class Pruner:
                 "the optimizer was given a closure, but this method must see the gradients before it: "
                 "call backward() first, and optimizer.step() without a closure"
             )
+        if self.masks.dense_gradients:
+            self.masks.enforce()  # dense gradients may have moved the weights there and, but for rounding, back
         if self.masks.dense_gradients and (gradients := self._gradients()) is not None:
             if self._criterion.watches:
                 self._criterion.watch(dict(zip(self._weights, self._dense(), strict=True)), gradients, self.memory)

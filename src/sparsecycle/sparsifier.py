@@ -379,7 +379,7 @@ class Sparsifier:
             size = self._weights[name].numel()
             if kept == 0 and self._plan.sparsity != 1:
                 yield f"{name} has lost all its {size} weights, and nothing passes it; floor=1 keeps a layer alive"
-            elif kept == floor < size and i in competing:
+            elif 0 < kept == floor < size and i in competing:
                 yield f"{name} keeps {kept} of {size} weights, as floor={floor} asks; with floor=0 it may lose them all"
 
     def _nonzeros(self) -> list[int]:

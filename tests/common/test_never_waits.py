@@ -28,10 +28,10 @@ def network() -> tuple[nn.Module, torch.optim.Optimizer]:
 def needs(method: str) -> dict[str, Any]:
     batches = [(torch.randn(4, 3, 4, 4), torch.arange(4))]
     return {
-        **dict.fromkeys(["snip", "grasp"], {"batches": batches}),
+        **{name: {"batches": batches} for name in ("snip", "grasp")},
         "synflow": {"input_shape": (3, 4, 4), "rounds": 3},
         "acdc": {"switches": (0.2, 0.5, 0.7)},
-        **dict.fromkeys(["set", "rigl", "dpf"], {"update_every": 2}),
+        **{name: {"update_every": 2} for name in ("set", "rigl", "dpf")},
     }.get(method, {})
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.lab.tiny import SHORT, tiny
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -15,7 +16,6 @@ from sparsecycle.lab.models import build
 from sparsecycle.lab.recipe import Recipe
 from sparsecycle.lab.training import Trainer
 from sparsecycle.methods import METHODS
-from tests.lab.tiny import SHORT, tiny
 
 INTERVALS = ("set", "rigl", "dpf")
 

@@ -36,9 +36,10 @@ def test_parameters_are_those_of_the_methods_function() -> None:
 
 
 def test_what_is_a_methods_own() -> None:
-    assert own(DENSE) == own(TICKET) == own("progressive") == own("gsm") == own("dpf") == []
+    assert own(DENSE) == own(TICKET) == own("progressive") == own("gsm") == []
+    assert own("dpf") == ["update_every"]
     assert own("one-cycle") == ["alpha", "beta"]
-    assert own("set") == own("rigl") == ["fraction", "until"]
+    assert own("set") == own("rigl") == ["fraction", "until", "update_every"]
     assert own("snip") == ["biases"]
     assert own("grasp") == ["temperature"]
     assert own("synflow") == ["rounds", "path"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,36 @@ def test_the_plan_has_dense_once_a_seed_and_goes_seed_by_seed() -> None:
 def test_a_time_goes_to_the_methods_that_take_it() -> None:
     planned = plan(replace(BASE, end=0.5, at=0.3), ["dense", "agp", "one-shot"], [0.9], [0])
     assert [(e.end, e.at) for e in planned] == [(None, None), (0.5, None), (None, 0.3)]
+
+
+def test_scope_recovery_and_arguments_go_to_the_methods_that_take_them() -> None:
+    base = replace(BASE, scope="uniform", recovery="zero", arguments=("rate=0.5", "rewind-to=5", "beta=6"))
+    methods = ["dense", "agp", "one-cycle", "lottery-ticket", "colt"]
+    assert [(e.scope, e.recovery, e.arguments) for e in plan(base, methods, [0.9], [0])] == [
+        ("paper", "paper", ()),
+        ("uniform", "zero", ()),
+        ("uniform", "zero", ("beta=6",)),
+        ("uniform", "paper", ("rate=0.5", "rewind-to=5")),
+        ("paper", "paper", ("rate=0.5", "rewind-to=5")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "methods", "message"),
+    [
+        (
+            {"arguments": ("betta=6",)},
+            ["agp", "one-cycle"],
+            r"'betta=6': agp, one-cycle does not .*did you mean 'beta'",
+        ),
+        ({"arguments": ("beta",)}, ["one-cycle"], "'beta' must be of the form name=value"),
+        ({"scope": "erk"}, ["dense", "colt"], "scope='erk': dense, colt does not take it"),
+        ({"recovery": "zero"}, ["lottery-ticket", "colt"], "recovery='zero': lottery-ticket, colt does not take it"),
+    ],
+)
+def test_what_no_method_takes_is_an_error(settings: dict[str, Any], methods: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(replace(BASE, **settings), methods, [0.9], [0])
 
 
 @pytest.mark.parametrize(
@@ -137,6 +168,8 @@ def test_a_stored_ticket_is_planned_once_a_seed_and_only_where_there_is_one() ->
     ]
     with pytest.raises(ValueError, match="method='ticket'"):
         plan(BASE, ["ticket"], [0.9], [0])
+    with pytest.raises(ValueError, match=r"ticket='found\.safetensors': dense, agp does not take it"):
+        plan(base, ["dense", "agp"], [0.9], [0])
 
 
 def test_markdown_is_a_table_that_every_row_fits() -> None:

@@ -62,7 +62,10 @@ def test_words_are_what_was_said_of_the_pruning(settings: dict[str, Any], expect
         ({"method": "one-cycle", "arguments": ("beta",)}, "'beta' must be of the form name=value"),
         ({"method": "ticket"}, "ticket='' with method='ticket'; 'ticket' needs a file, no other does"),
         ({"ticket": "a.safetensors"}, "ticket='a.safetensors' with method='progressive'"),
-        ({"method": "snip", "end": 0.5}, "end=0.5: the method 'snip' does not take it; of start, end, at it takes none"),
+        (
+            {"method": "snip", "end": 0.5},
+            "end=0.5: the method 'snip' does not take it; of start, end, at it takes none",
+        ),
         ({"method": "one-shot", "end": 0.5}, "does not take it; of start, end, at it takes at"),
         ({"method": "colt", "scope": "erk"}, "scope='erk': the method 'colt' does not take it; allowed is 'paper'"),
         ({"method": "lottery-ticket", "recovery": "zero"}, "recovery='zero': the method 'lottery-ticket' does not"),

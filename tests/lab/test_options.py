@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sparsecycle.lab.catalogue import NAMES as METHODS
+from sparsecycle.lab.comparison import plan
 from sparsecycle.lab.data import NAMES
 from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.models import build
@@ -110,6 +112,87 @@ def test_a_default_time_is_dropped_for_a_method_that_does_not_take_it_and_a_give
     assert train("--method", "one-shot").experiment(["one-shot"]).end is None
     assert train().experiment(["progressive"]).end == DEFAULTS["digits"][1].end
     assert train("--end", "0.3").experiment(["one-shot"]).end == 0.3
+
+
+def test_all_methods(file: Path) -> None:
+    assert compare("--methods", "all").methods == METHODS
+    file.write_text("methods: all\n")
+    assert compare("--config", str(file)).methods == METHODS
+    assert compare("--config", str(file), "--methods", "dense", "snip").methods == ("dense", "snip")
+    assert set(compare().methods) < set(METHODS), "not all where nothing is said"
+
+
+PRUNING = {"scope": "erk", "recovery": "stored", "floor": 0, "exclude": ("fc3*", "fc2"), "update": "step"}
+RECIPE = {"lr_cycles": 4, "distillation": 0.5, "temperature": 2.0}
+
+
+def test_the_pruning_and_the_teacher_from_flags() -> None:
+    flags = "--scope erk --recovery stored --floor 0 --exclude fc3* fc2 --update step --lr-cycles 4 --distillation .5"
+    options = train(*flags.split(), "--temperature", "2", "--method", "one-cycle", "--arguments", "beta=6", "alpha=12")
+    assert {name: getattr(options.pruning, name) for name in PRUNING} == PRUNING
+    assert {name: getattr(options.recipe, name) for name in RECIPE} == RECIPE
+    assert options.pruning.arguments == ("beta=6", "alpha=12")
+    (experiment,) = plan(options.experiment(["one-cycle"]), ["one-cycle"], [options.sparsity], [0])
+    assert experiment.arguments == ("beta=6", "alpha=12")
+    assert (experiment.scope, experiment.recovery, experiment.recipe.distillation) == ("erk", "stored", 0.5)
+
+
+def test_the_pruning_and_the_teacher_from_a_file(file: Path) -> None:
+    file.write_text(
+        "method: lottery-ticket\nscope: uniform\nfloor: 0\nexclude: [fc3*]\nlr-cycles: 4\ndistillation: 0.5\n"
+        "arguments:\n  - 'rate={fc1: 0.1, \"*\": 0.2}'\n  - rewind=learning rate\n  - rewind-to=5\n"
+    )
+    options = train("--config", str(file), "--temperature", "2")
+    assert {name: getattr(options.recipe, name) for name in RECIPE} == RECIPE
+    (experiment,) = plan(options.experiment([options.method]), [options.method], [0.9], [0])
+    assert experiment.words() == {
+        "scope": "uniform",
+        "exclude": ("fc3*",),
+        "floor": 0,
+        "rate": {"fc1": 0.1, "*": 0.2},
+        "rewind": "learning rate",
+        "rewind_to": 5,
+    }
+
+
+def test_a_ticket_from_flags_and_from_a_file(file: Path) -> None:
+    file.write_text("method: ticket\nticket: found/ticket.safetensors\n")
+    for options in (train("--method", "ticket", "--ticket", "found/ticket.safetensors"), train("--config", str(file))):
+        (experiment,) = plan(options.experiment([options.method]), [options.method], [options.sparsity], [3])
+        assert (experiment.method, experiment.ticket, experiment.sparsity) == (
+            "ticket",
+            "found/ticket.safetensors",
+            0.0,
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--methods", "dense", "tickt"), "method 'tickt' is not known"),
+        (("--methods", "lottery"), r"did you mean 'lottery-ticket'\?"),
+        (("--methods", "ticket"), "method 'ticket' is not known"),
+        (("--methods", "all", "dense"), "method 'all' is not known"),
+    ],
+)
+def test_an_unknown_method_among_several_is_named(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        compare(*words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--recovery", "sotred"), ("--scope", "layers"), ("--lr-cycles", "0"), ("--distillation", "1.5"), ("--flor", "0")],
+)
+def test_a_value_that_is_not_allowed_is_a_usage_error(
+    words: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train(*words)
+    assert stop.value.code == 2
+    near = {"sotred": "stored", "layers": "uniform", "--flor": "--floor", "--lr-cycles": "lr_cycles=0"}
+    err = capsys.readouterr().err
+    assert near.get(words[1], near.get(words[0], words[1])) in err
 
 
 def load(path: Path) -> tuple[Options, Experiment]:

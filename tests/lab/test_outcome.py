@@ -121,16 +121,3 @@ def test_a_methods_own_arguments_are_asked_too() -> None:
     times, sparsities = outcome.asked(experiment)
     falls = [t for t, a, b in zip(times[1:], sparsities, sparsities[1:], strict=False) if b < a]
     assert falls == [0.498], "the step that ends at a half of the run is the second cycle's first"
-
-
-def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = outcome.write_whole(tmp_path / "file", b"old")
-
-    def full(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(outcome.os, "replace", full)
-    with pytest.raises(OSError, match="disk full"):
-        outcome.write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]

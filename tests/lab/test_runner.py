@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ RECIPE = Recipe(epochs=1, batch_size=256)
 #: It cannot be built for images of 8 by 8.
 MISFIT = Experiment(model="resnet-20", method="agp", data="no-such-data", recipe=RECIPE)
 GOOD = [Experiment(method=method, sparsity=0.5, recipe=RECIPE) for method in ("dense", "agp")]
+#: Either needs the same teacher and the same search.
+SHARING = [
+    Experiment(
+        method="lottery-ticket", sparsity=sparsity, arguments=("rate=0.5",), recipe=replace(RECIPE, distillation=0.5)
+    )
+    for sparsity in (0.5, 0.75)
+]
 
 
 def test_a_failing_run_is_told_and_the_others_go_on(tmp_path: Path) -> None:
@@ -48,12 +56,28 @@ def test_finished_runs_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert (again, failures) == (first, [])
 
 
-def test_processes_and_this_process_get_the_same_numbers(tmp_path: Path) -> None:
+def test_processes_get_the_numbers_of_this_one_and_wait_for_what_they_share(tmp_path: Path) -> None:
     here, _ = run_experiments(GOOD, tmp_path / "here", jobs=1)
-    there, failures = run_experiments([*GOOD, MISFIT], tmp_path / "there", jobs=2)
-    assert [(e, r.achieved) for e, r in there] == [(e, r.achieved) for e, r in here]
-    assert [r.accuracy for _, r in there] == pytest.approx([r.accuracy for _, r in here], abs=0.01)
+    runs = tmp_path / "there"
+    there, failures = run_experiments([*GOOD, MISFIT, *SHARING], runs, jobs=2)
     assert [failure.experiment for failure in failures] == [MISFIT]
+    assert [(e, r.achieved) for e, r in there[:2]] == [(e, r.achieved) for e, r in here]
+    assert [r.accuracy for _, r in there[:2]] == pytest.approx([r.accuracy for _, r in here], abs=0.01)
+    assert [(e, r.trainings, r.achieved) for e, r in there[2:]] == [(SHARING[0], 3, 0.5), (SHARING[1], 4, 0.75)]
+    # One teacher, which is the dense run of the four, and one search of two rounds.
+    assert len(list(runs.glob("*-dense-*/result.json"))) == 1
+    (rounds,) = runs.glob("*-search-*/metrics.jsonl")
+    assert len(rounds.read_text().splitlines()) == 2
+
+
+def test_progress_counts_the_epochs_of_every_training(tmp_path: Path) -> None:
+    notes: list[float] = []
+    recipe = Recipe(epochs=2, batch_size=256)
+    experiment = Experiment(method="lottery-ticket", sparsity=0.75, arguments=("rate=0.5",), recipe=recipe)
+    runner._job(tmp_path, "cpu", experiment, notes.append)
+    # Each training begins where the one before it ended.
+    assert [note for note in notes if note == int(note)] == [0, 2, 4]
+    assert notes == sorted(notes)
 
 
 def test_jobs_are_at_least_one(tmp_path: Path) -> None:

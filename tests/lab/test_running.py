@@ -13,26 +13,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.lab.tiny import SHORT, go, metrics, tiny
 
 from sparsecycle.lab import running as module
-from sparsecycle.lab.data import Augment, Dataset, Split
-from sparsecycle.lab.experiment import Experiment, options
+from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.progress import Silent
 from sparsecycle.lab.recipe import Recipe
-from sparsecycle.lab.result import Result
 from sparsecycle.lab.running import run
 from sparsecycle.lab.store import BrokenFile, RunInUse
 from sparsecycle.lab.training import Diverged
-
-SHORT = Recipe(epochs=3, batch_size=16, lr=0.05, augment=Augment(crop=1, flip=True))
-
-
-def tiny(name: str = "digits", root: Path | None = None) -> Dataset:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (90, 1, 8, 8), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, 4, (90,), generator=generator)
-    parts = Split(images[:60], labels[:60]), Split(images[60:], labels[60:])
-    return Dataset(name, *parts, ("a", "b", "c", "d"), (0.5,), (0.3,))
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +29,8 @@ def _tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_load", tiny)
 
 
-def go(runs: Path, recipe: Recipe = SHORT, **settings: Any) -> Result:
-    return run(Experiment(recipe=recipe, **settings), runs, progress="silent", device="cpu")
-
-
 def content(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "lock"}
-
-
-def metrics(path: Path) -> list[dict[str, Any]]:
-    """Without the times, which no two runs share."""
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
 @pytest.mark.parametrize("method", ["progressive", "one-cycle", "agp", "one-shot", "iterative", "cyclical"])
@@ -105,7 +84,9 @@ def test_other_settings_are_another_run(tmp_path: Path) -> None:
             "method": "agp",
             "sparsity": 0.91,
             "seed": 1,
-            "scope": "paper",
+            "scope": "uniform",
+            "recovery": "zero",
+            "floor": 0,
             "update": "epoch",
             "start": 0.1,
             "end": 0.9,
@@ -114,7 +95,7 @@ def test_other_settings_are_another_run(tmp_path: Path) -> None:
         }.items()
     ]
     paths = {e.folder(tmp_path).path for e in [base, *others]}
-    assert len(paths) == 12
+    assert len(paths) == 14
     assert Experiment().folder(tmp_path).path == base.folder(tmp_path).path
     assert base.folder(tmp_path).path.name.startswith("digits-lenet-300-100-progressive-0.9-seed0-")
 
@@ -123,8 +104,6 @@ def test_start_and_end_reach_the_method(tmp_path: Path) -> None:
     result = go(tmp_path, start=0.34, end=0.67, update="epoch", sparsity=0.5)
     # Epoch e trains under schedule((e + 1) / 3), and the line of an epoch has the mask of the next one.
     assert [line["sparsity"] for line in metrics(result.path)] == pytest.approx([0.494, 0.5, 0.5], abs=2e-3)
-    assert options("progressive") == {"start", "end"}
-    assert options("one-shot") == {"at"}
     with pytest.raises(ValueError, match="at=0.5: the method 'agp' does not take it.*start, end"):
         Experiment(method="agp", at=0.5)
 
@@ -227,6 +206,7 @@ run(experiment, sys.argv[1], progress="silent", checkpoint_every=0, device="cpu"
     with start(tmp_path / "whole") as uninterrupted, start(tmp_path / "killed") as process:
         deadline = time.monotonic() + 300
         while not list((tmp_path / "killed").glob("*/checkpoint-*")) and time.monotonic() < deadline:
+            assert process.poll() is None
             time.sleep(0.001)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

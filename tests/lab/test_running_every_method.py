@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.lab.tiny import SHORT, InterruptTraining, go, metrics, normed, only, tiny
 from torch import Tensor
 
 from sparsecycle.lab import running as module
 from sparsecycle.lab.catalogue import NAMES, SEARCHES
-from sparsecycle.lab.data import Split
+from sparsecycle.lab.data import Dataset, Split
 from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.models import MODELS
 from sparsecycle.lab.recipe import Recipe
 from sparsecycle.lab.running import run
 from sparsecycle.tickets import Ticket
-from tests.lab.tiny import SHORT, InterruptTraining, go, metrics, normed, only, tiny
 
 #: What makes a method quick: fewer rounds.
 QUICK: dict[str, tuple[str, ...]] = {"synflow": ("rounds=3",), "lottery-ticket": ("rate=0.5",), "colt": ("rate=0.5",)}
@@ -53,9 +53,9 @@ def test_every_method_trains_to_its_sparsity_and_goes_on_where_it_was_interrupte
     assert (whole.search_epochs > 0) == (whole.search_multiply_adds > 0) == (method in SEARCHES)
 
     experiment = Experiment(recipe=SHORT, **settings)
+    interrupt = InterruptTraining(whole.trainings - 1)
     with pytest.raises(KeyboardInterrupt):
-        interrupted = InterruptTraining(whole.trainings - 1)
-        run(experiment, tmp_path, progress=interrupted, checkpoint_every=0, device="cpu")
+        run(experiment, tmp_path, progress=interrupt, checkpoint_every=0, device="cpu")
     result = go(tmp_path, **settings)
     starts = json.loads((result.path / "environment.json").read_text())
     assert [start["from_epoch"] for start in starts] == [0, 1]
@@ -66,10 +66,10 @@ def test_every_method_trains_to_its_sparsity_and_goes_on_where_it_was_interrupte
 
 @pytest.mark.parametrize("method", ["grasp", "synflow", "rigl", "movement", "gsm", "dpf", "acdc", *SEARCHES])
 def test_networks_with_batch_norm(tmp_path: Path, method: str) -> None:
-    result = go(tmp_path, model="normed", method=method, sparsity=0.75, arguments=QUICK.get(method, ()))
+    result = go(tmp_path, model="normed", method=method, sparsity=0.35, arguments=QUICK.get(method, ()))
     assert [w.numel() for w in prunable(result.path)] == [36, 288, 512]
-    assert zeros(result.path) == 627
-    assert result.achieved == 627 / 836
+    assert zeros(result.path) == 293
+    assert result.achieved == pytest.approx(293 / 836)
 
 
 @pytest.mark.parametrize(("model", "method"), [("conv-2", "snip"), ("lenet-5-caffe", "set"), ("resnet-20", "agp")])
@@ -115,8 +115,8 @@ def test_a_stored_ticket_trains_as_where_it_was_found(tmp_path: Path) -> None:
 def test_a_ticket_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"method": "ticket", "ticket": str(found(tmp_path / "found"))}
     whole = go(tmp_path / "whole", **settings)
+    experiment = Experiment(recipe=SHORT, **settings)
     with pytest.raises(KeyboardInterrupt):
-        experiment = Experiment(recipe=SHORT, **settings)
         run(experiment, tmp_path / "runs", progress=InterruptTraining(), checkpoint_every=0, device="cpu")
     result = go(tmp_path / "runs", **settings)
     assert (result.path / "weights.safetensors").read_bytes() == (whole.path / "weights.safetensors").read_bytes()
@@ -194,14 +194,26 @@ def test_a_teacher_beside_a_search_or_for_a_dense_network(tmp_path: Path, method
         assert zeros(taught.path) == 39_680
 
 
+def test_the_teacher_learns_from_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(name: str, root: Path | None) -> Dataset:
+        asked.append((name, root))
+        return tiny(name)
+
+    monkeypatch.setattr(module, "_load", load)
+    run(Experiment(recipe=TAUGHT), tmp_path / "runs", progress="silent", device="cpu", root=tmp_path)
+    assert set(asked) == {("digits", tmp_path)}
+
+
 def test_an_interrupted_run_with_a_teacher_goes_on(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"method": "agp", "sparsity": 0.8}
     whole = go(tmp_path / "whole", TAUGHT, **settings)
     experiment = Experiment(recipe=TAUGHT, **settings)
     for training in (0, 1):  # the teacher, which then goes on, and the run itself
+        interrupt = InterruptTraining(training)
         with pytest.raises(KeyboardInterrupt):
-            interrupted = InterruptTraining(training)
-            run(experiment, tmp_path / "runs", progress=interrupted, checkpoint_every=0, device="cpu")
+            run(experiment, tmp_path / "runs", progress=interrupt, checkpoint_every=0, device="cpu")
     result = go(tmp_path / "runs", TAUGHT, **settings)
     assert (result.path / "weights.safetensors").read_bytes() == (whole.path / "weights.safetensors").read_bytes()
     assert result.trainings == 2

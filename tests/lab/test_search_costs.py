@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.lab.tiny import SHORT, WEIGHTS, go, metrics, only, tiny
 from torch import Tensor
 
 from sparsecycle.lab import running as running_module
@@ -18,7 +19,6 @@ from sparsecycle.lab.progress import Silent
 from sparsecycle.lab.search import Found, search
 from sparsecycle.lab.training import TrainedEpoch, Trainer
 from sparsecycle.tickets import Ticket
-from tests.lab.tiny import SHORT, WEIGHTS, go, metrics, only, tiny
 
 #: A search that prunes half in each round trains 49,600, 24,800 and 12,400 weights where 9,920 are to be kept.
 HALVING: dict[str, Any] = {"method": "lottery-ticket", "sparsity": 0.8, "arguments": ("rate=0.5",)}
@@ -112,7 +112,9 @@ def test_searches_for_other_sparsities_share_their_rounds(tmp_path: Path) -> Non
 
 
 def test_a_search_does_not_distil_and_another_seed_is_another_search(tmp_path: Path) -> None:
-    plain, distilled = (find(tmp_path / n, recipe=r) for n, r in (("a", SHORT), ("b", replace(SHORT, distillation=0.5))))
+    plain, distilled = (
+        find(tmp_path / n, recipe=r) for n, r in (("a", SHORT), ("b", replace(SHORT, distillation=0.5)))
+    )
     for name, mask in plain.ticket.masks.items():
         assert torch.equal(mask, distilled.ticket.masks[name])
     find(tmp_path / "a", seed=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -28,7 +29,7 @@ TIMES = ("start", "end", "at")
 
 #: What the laboratory gives a method by itself, or through options of their own.
 _GIVEN = frozenset(
-    f"""model optimizer sparsity total_steps update_every words train store map batches loss input_shape seed
+    f"""model optimizer sparsity total_steps words within train store map batches loss input_shape seed
     scope recovery include exclude floor {" ".join(TIMES)}""".split()
 )
 #: What the laboratory adds to a method's own arguments: COLT's partitions are by "classes" or "random".
@@ -55,7 +56,7 @@ def arguments(method: str, words: Sequence[str]) -> dict[str, Any]:
     """A method's own arguments from words such as ``"beta=6"``; values as in YAML.
 
     Raises:
-        ValueError: A word is not of the form name=value, or the method has no such argument of its own.
+        ValueError: A word is not of the form name=value, comes twice, or is no argument of the method's own.
     """
     known = own(method)
     found: dict[str, Any] = {}
@@ -67,10 +68,14 @@ def arguments(method: str, words: Sequence[str]) -> dict[str, Any]:
         if name not in known:
             allowed = ", ".join(known) or "none"
             raise ValueError(f"arguments: {method!r} has no {name!r}, it has {allowed}{nearest(name, known)}")
+        if name in found:
+            raise ValueError(f"arguments: {name!r} comes twice")
         try:
             found[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(
-                f"arguments: the value in {word!r} cannot be read: {' '.join(str(error).split())}"
-            ) from error
+            reason = " ".join(str(error).split())
+            raise ValueError(f"arguments: the value in {word!r} cannot be read: {reason}") from error
+        if isinstance(found[name], str):
+            with contextlib.suppress(ValueError):  # YAML takes 1e-3 for text
+                found[name] = float(found[name])
     return found

@@ -76,7 +76,11 @@ def plan(
         if twice := [value for value in dict.fromkeys(values) if list(values).count(value) > 1]:
             raise ValueError(f"{name} names {twice[0]} more than once")
     for method in methods:
-        check_choice("method", method, (*NAMES, TICKET) if base.ticket else NAMES)
+        check_choice("method", method, (*NAMES, TICKET))
+    if TICKET in methods and not base.ticket:
+        raise ValueError(f"the method {TICKET!r} needs the file of a ticket, which ticket names")
+    if base.ticket and TICKET not in methods:
+        raise ValueError(f"ticket={base.ticket!r}: {', '.join(methods)} does not take it")
     for name in TIMES:
         if getattr(base, name) is not None and not any(name in parameters(method) for method in methods):
             raise ValueError(f"{name}={getattr(base, name)!r}: {', '.join(methods)} does not take it")

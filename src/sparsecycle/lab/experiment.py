@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from sparsecycle.lab.catalogue import DENSE, NAMES, TICKET, TIMES, arguments, pa
 from sparsecycle.lab.recipe import UNITS, Recipe, check_choice
 from sparsecycle.lab.store import RunFolder, plain
 from sparsecycle.recovery import RECOVERIES
+from sparsecycle.tickets import Ticket
 
 __all__ = ["Experiment", "Pruning"]
 
@@ -151,5 +151,5 @@ class Experiment(Pruning):
         config = plain(it)
         if it.ticket:
             # A ticket is what is in its file, wherever that lies.
-            config["ticket"] = hashlib.sha256(Path(it.ticket).read_bytes()).hexdigest()
+            config["ticket"] = Ticket.load(it.ticket).digest
         return RunFolder(runs, "-".join([*parts, f"seed{it.seed}"]), {"experiment": config})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,11 +21,12 @@ from sparsecycle.lab.result import Result
 from sparsecycle.lab.runner import Failure
 from sparsecycle.lab.store import plain
 from sparsecycle.methods import METHODS
+from sparsecycle.tickets.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["asked", "curves", "write", "write_whole"]
+__all__ = ["asked", "curves", "write"]
 
 #: Points of a schedule's line where the masks change at every step.
 _POINTS = 500
@@ -61,17 +61,17 @@ def write(
         "environment": dict(environment),
     }
     paths = [
-        write_whole(runs / "table.md", markdown(rows).encode()),
-        write_whole(runs / "results.json", (json.dumps(content, indent=2) + "\n").encode()),
-        write_whole(runs / "accuracy.png", _png(pictures.accuracy(rows, title))),
+        _whole(runs / "table.md", markdown(rows).encode()),
+        _whole(runs / "results.json", (json.dumps(content, indent=2) + "\n").encode()),
+        _whole(runs / "accuracy.png", _png(pictures.accuracy(rows, title))),
     ]
     if any(row.cost is not None for row in pictures.drawn(rows)):
-        paths.append(write_whole(runs / "costs.png", _png(pictures.costs(rows, title))))
+        paths.append(_whole(runs / "costs.png", _png(pictures.costs(rows, title))))
     lines = curves(results)
     if lines:
         highest = max(row.requested for row in rows)
         paths.append(
-            write_whole(runs / "schedules.png", _png(pictures.schedules(lines, f"{title}, to {100 * highest:.10g} %")))
+            _whole(runs / "schedules.png", _png(pictures.schedules(lines, f"{title}, to {100 * highest:.10g} %")))
         )
     return paths
 
@@ -124,17 +124,6 @@ def asked(experiment: Experiment) -> tuple[list[float], list[float]]:
     return [step / steps for step in range(steps + 1)], [*sparsities, sparsities[-1]]
 
 
-def write_whole(path: Path, data: bytes) -> Path:
-    """Write a file so that whoever reads it finds the old one or the new one, and return ``path``."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
 def _counted(result: Result, epochs: int) -> tuple[list[float], list[float]]:
     lines = (result.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
@@ -157,3 +146,8 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=pictures.DPI)
     return buffer.getvalue()
+
+
+def _whole(path: Path, data: bytes) -> Path:
+    write_whole(path, data)
+    return path

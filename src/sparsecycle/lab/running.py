@@ -21,9 +21,10 @@ from sparsecycle.lab.models import build
 from sparsecycle.lab.progress import Kind, Reporter, reporter
 from sparsecycle.lab.recipe import Recipe
 from sparsecycle.lab.result import Result
-from sparsecycle.lab.search import Found, search
+from sparsecycle.lab.search import Found, complete, search
 from sparsecycle.lab.store import RunFolder
 from sparsecycle.lab.training import Trainer
+from sparsecycle.prunable import choose
 from sparsecycle.tickets import Ticket
 
 if TYPE_CHECKING:
@@ -81,7 +82,15 @@ def run(
         if experiment.recipe.distillation:
             dense = replace(experiment.recipe, distillation=0.0, temperature=Recipe.temperature)
             teaching = replace(experiment, method=DENSE, ticket="", recipe=dense).resolved()
-            teacher = run(teaching, runs, progress=reports, checkpoint_every=checkpoint_every, device=device, wait=True)
+            teacher = run(
+                teaching,
+                runs,
+                progress=reports,
+                checkpoint_every=checkpoint_every,
+                device=device,
+                root=root,
+                wait=True,
+            )
         torch.manual_seed(experiment.seed)
         model = build(experiment.model, data.shape, len(data.classes))
         with folder.lock(wait=wait):
@@ -113,7 +122,11 @@ def _go_on(
     if recipe.validation:
         data, validation = data.split_validation(recipe.validation, experiment.seed)
     found = search(experiment, runs, data, device, reports) if experiment.method in SEARCHES else None
-    ticket = found.ticket if found else Ticket.load(experiment.ticket) if experiment.method == TICKET else None
+    ticket = found.ticket if found else None
+    if experiment.method == TICKET:
+        ticket = Ticket.load(experiment.ticket)
+        ticket.apply(model).remove()  # raises where nothing of it fits
+        ticket = complete(ticket, model, choose(model).weights)
     if ticket is not None:
         ticket.apply(model).remove()  # from here on the sparsifier holds it
     # What "auto" meant when the run began stays, also where another machine goes on with it.

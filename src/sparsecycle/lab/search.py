@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -100,18 +101,27 @@ def search(experiment: Experiment, runs: Path | str, data: Dataset, device: torc
     images = [whole * (1 - start / trainer.total_steps if r.index else 1.0) for r in found.rounds]
     kept = [{**sizes, **r.kept} for r in found.rounds]
     passes = [sum(per_layer[name] * count[name] / sizes[name] for name in sizes) for count in kept]
-    # The output layer is the network's own, and all of it is kept.
-    own = {name: w.detach().cpu() for name, w in network.named_parameters() if w.shape != shapes[name]}
-    masks = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in heads.items()}
-    ticket = found.ticket
     return Found(
-        ticket=replace(ticket, masks={**ticket.masks, **masks}, weights={**ticket.weights, **own}),
+        ticket=complete(found.ticket, network, prunable),
         start=start,
         trainings=found.trainings,
         epochs=sum(images) / len(data.train),
         multiply_adds=round(sum(3 * n * each for n, each in zip(images, passes, strict=True))),
         seconds=sum(r.seconds for r in found.rounds),
     )
+
+
+def complete(ticket: Ticket, network: nn.Module, prunable: Mapping[str, Tensor]) -> Ticket:
+    """The ticket over all of a network's prunable weights.
+
+    Weights that it has in another shape, as an output layer for other classes, or does not prune are kept whole, at
+    the network's own values.
+    """
+    own = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
+    lacking = {n: t for n, t in own.items() if n not in ticket.weights or ticket.weights[n].shape != t.shape}
+    whole = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in prunable.items()}
+    fitting = {name: mask for name, mask in ticket.masks.items() if name not in lacking}
+    return replace(ticket, masks={**whole, **fitting}, weights={**ticket.weights, **lacking})
 
 
 def partition(data: Dataset, count: int, by: str, seed: int) -> list[Dataset]:
@@ -202,7 +212,8 @@ def _train(
 
 
 def _folder(experiment: Experiment, runs: Path | str) -> RunFolder:
-    it = replace(experiment, sparsity=0.0)
+    recipe = replace(experiment.recipe, distillation=0.0, temperature=Recipe.temperature)
+    it = replace(experiment, sparsity=0.0, recipe=recipe)
     label = f"{it.data}-{it.model}-{it.method}-search-seed{it.seed}"
     return RunFolder(runs, label, {"search": plain(it)})
 

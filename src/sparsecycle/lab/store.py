@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsecycle.tickets.files import write_whole
+
 __all__ = ["BrokenFile", "RunFolder", "RunInUse", "digest", "plain"]
 
 #: Raised when the same configuration would come to mean another training; old runs then are other runs.
@@ -131,23 +133,7 @@ class RunFolder:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file in one piece: whoever reads it, after a crash too, sees the old one or the new one."""
-        temporary = self.path / f".{name}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / name)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        # The rename is on the disk when the folder is; where folders cannot be opened there is no such call.
-        with contextlib.suppress(OSError):
-            folder = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        write_whole(self.path / name, data)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write ``value`` (see :func:`plain`) as indented JSON, in one piece."""

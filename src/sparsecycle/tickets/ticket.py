@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparsecycle.masks import pack, unpack
 from sparsecycle.sparsifier import Sparsifier
 from sparsecycle.tickets.applied import Applied, fitting
-from sparsecycle.tickets.files import read, write
+from sparsecycle.tickets.files import digest, read, write
 from sparsecycle.tickets.given import hold
 
 __all__ = ["Overlap", "Ticket", "read_ticket", "write_ticket"]
@@ -97,6 +97,12 @@ class Ticket:
     def sparsity(self) -> float:
         """Share of the masked weights that are pruned."""
         return 1 - self.kept / self.total
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of masks and weights, 64 hexadecimal digits: the same for the same ticket, wherever it came from."""
+        masks = {f"mask {name}": mask for name, mask in self.masks.items()}
+        return digest({**masks, **{f"weight {name}": weight for name, weight in self.weights.items()}})
 
     def __repr__(self) -> str:
         where = self.provenance.get("method", self.provenance.get("operation", "unknown"))
