@@ -106,6 +106,16 @@ def test_stages_to_nothing_are_linear() -> None:
     assert [kept(shares) for shares in plan(sparsity=1.0).after(0, [Share(ALL, 100)], 4)] == [75, 50, 25, 0]
 
 
+@pytest.mark.parametrize(("returns", "grown"), [(False, 0), (True, 1)])
+def test_no_stage_gives_a_layer_more_than_the_one_before(returns: bool, grown: int) -> None:
+    """As rounding would once on this way, where weights may return."""
+    shapes = {"a": (7,), "b": (1,), "c": (5,)}
+    erk = plan(shapes, scope="erk", sparsity=0.8, returns=returns)
+    stages = [erk.dense(), *erk.after(0, erk.dense(), 20, "linear")]
+    assert [kept(shares) for shares in stages] == [13 - round(0.8 * i / 20 * 13) for i in range(21)]
+    assert grown == sum(max(0, y.keep - x.keep) for a, b in pairwise(stages) for x, y in zip(a, b, strict=True))
+
+
 @pytest.mark.parametrize(("before", "after"), [(10, 10), (5, 10)])
 def test_no_stages_where_nothing_is_pruned(before: int, after: int) -> None:
     stays = plan(returns=True)

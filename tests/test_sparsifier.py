@@ -371,7 +371,6 @@ def test_criterion_that_fails_leaves_nothing_behind() -> None:
     assert pruned(sc.Sparsifier(model, optimizer, 0.5, sc.Constant(), total_steps=2)) == 50
 
 
-@pytest.mark.xfail(strict=True, reason="the weights are pruned in every round, so the first rounds are in force")
 def test_criterion_that_fails_in_a_later_round_leaves_nothing_behind() -> None:
     class Failing(sc.Magnitude):
         rounds: int = 3
@@ -959,10 +958,7 @@ def checkpoint(recovery: str = "stored") -> list[dict[str, Any]]:
     "recovery",
     [
         "stored",
-        pytest.param(
-            "feedback",
-            marks=pytest.mark.xfail(strict=True, reason="the stored values join the weights before they are looked at"),
-        ),
+        "feedback",
     ],
 )
 def test_weights_loaded_before_the_sparsifier_was_built(recovery: str) -> None:
@@ -979,7 +975,6 @@ def test_weights_loaded_before_the_sparsifier_was_built(recovery: str) -> None:
     assert torch.equal(model[0].weight, before)
 
 
-@pytest.mark.xfail(strict=True, reason="a hook that removes itself is followed by another one", raises=RuntimeError)
 def test_hook_of_the_users_own_after_a_state_was_loaded() -> None:
     """As learning-rate schedulers and wrappers hang them on the optimizer."""
     states, calls = checkpoint(), []

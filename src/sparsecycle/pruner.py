@@ -136,11 +136,12 @@ class Pruner:
         return shares != before or recovers or dropped > 0
 
     @torch.no_grad()
-    def choose(self, shares: list[Share], before: list[Share], dropped: float, draw: int) -> None:
+    def choose(self, stages: list[list[Share]], before: list[Share], dropped: float, draw: int) -> None:
         """Choose a new mask and put it into force.
 
         Args:
-            shares: How many weights are kept where from now on.
+            stages: How many weights are kept where from now on, last; before it the stages on the way there, each of
+                which is scored anew.
             before: And until now.
             dropped: The share of the kept weights that a regrowth drops; 1 draws the mask at random.
             draw: Number of this choice in the run, which a regrowth's random numbers follow from.
@@ -152,20 +153,12 @@ class Pruner:
         weights = self._dense()
         if weights[0].device.type == "cpu":
             self.check_finite(weights)
-        by_name = dict(zip(self._weights, weights, strict=True))
         old = [self.masks[name] for name in self._weights]
-        scores = self._criterion.score(by_name, self.memory, self._model)
-        if isinstance(self._recovery, Regrow):
-            growth = self._growth
-            if growth is None:  # the first mask, growth at random, or a step that a gradient scaler skipped
-                growth = Random(self._recovery.seed + draw).score(by_name, [], self._model)
-                dropped = dropped if self._recovery.by == "random" or dropped == 1 else 0.0
-            masks = self._competition.turn_over(
-                scores, growth, shares, before, dropped, absolute=self._criterion.absolute, among=old
-            )
-        else:
-            among = None if self._recovery.returns else old
-            masks = self._competition.winners(scores, shares, absolute=self._criterion.absolute, among=among)
+        masks, kept = old, before
+        for shares in stages:
+            left = weights if len(stages) == 1 else [w * mask for w, mask in zip(weights, masks, strict=True)]
+            masks = self._winners(dict(zip(self._weights, left, strict=True)), masks, shares, kept, dropped, draw)
+            kept = shares
         self._growth = None
         if self._recovery.remembers:
             self.masks.join(self.stored)
@@ -178,8 +171,27 @@ class Pruner:
             return  # the optimizer goes on with what it knows of every weight
         back = {n: m & ~o for n, m, o in zip(self._weights, masks, old, strict=True)} if self._recovery.returns else {}
         self.masks.settle(self._optimizer, back)
-        if self._recovery.forgets and _kept(shares) > _kept(before):
+        if self._recovery.forgets and _total(kept) > _total(before):
             forget_momentum(self._optimizer)
+
+    def _winners(
+        self,
+        weights: dict[str, Tensor],
+        old: list[Tensor],
+        shares: list[Share],
+        before: list[Share],
+        dropped: float,
+        draw: int,
+    ) -> list[Tensor]:
+        scores, absolute = self._criterion.score(weights, self.memory, self._model), self._criterion.absolute
+        if not isinstance(self._recovery, Regrow):
+            among = None if self._recovery.returns else old
+            return self._competition.winners(scores, shares, absolute=absolute, among=among)
+        growth = self._growth
+        if growth is None:  # the first mask, growth at random, or a step that a gradient scaler skipped
+            growth = Random(self._recovery.seed + draw).score(weights, [], self._model)
+            dropped = dropped if self._recovery.by == "random" or dropped == 1 else 0.0
+        return self._competition.turn_over(scores, growth, shares, before, dropped, absolute=absolute, among=old)
 
     def _dense(self) -> list[Tensor]:
         """The weights, with what the recovery remembers of the pruned ones."""
@@ -209,5 +221,5 @@ class Pruner:
         self._salience.forget()
 
 
-def _kept(shares: list[Share]) -> int:
+def _total(shares: list[Share]) -> int:
     return sum(share.keep for share in shares)

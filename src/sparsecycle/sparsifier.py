@@ -43,7 +43,9 @@ class Sparsifier:
     that the schedule has at their end.
 
     The parameters stay the model's own: nothing is renamed, wrapped or replaced. A pruned weight is exactly zero
-    after every optimizer step, and its gradient and its optimizer state are zero too.
+    after every optimizer step, and its gradient and its optimizer state are zero too; only ``recovery="feedback"``
+    trains values that it stores for the pruned weights. Where criterion or recovery must see the gradients of all
+    weights, those of the pruned ones are zeroed at the optimizer's step and not before, so clipping sees them.
 
     To resume a run, build model, optimizer and sparsifier as at first, then load the state of each.
 
@@ -132,6 +134,7 @@ class Sparsifier:
         self._finalized = False
         self._notes: dict[str, str] = {}
         self._shares = self._plan.dense()
+        self._stale: dict[str, int] = {}  # weights that must be loaded before the next optimizer step: their versions
         self._refuse_another()
         self._pruner = Pruner(
             self._model,
@@ -301,27 +304,15 @@ class Sparsifier:
         self._pruner.expect(self._dropped(self._steps + 1))
         counts = list(self._pruner.masks.kept().values())
         self._shares = [Share(share.layers, sum(counts[i] for i in share.layers)) for share in self._plan.dense()]
-        stale = {n: v for n, v in self._untouched.items() if self._weights[n]._version == v}
+        stale = [n for n, version in self._untouched.items() if self._weights[n]._version == version]
         self._pruner.masks.enforce()
         self._untouched = {}
-        if stale:
-            stale = {n: self._weights[n]._version for n in stale}
-            handle: list[torch.utils.hooks.RemovableHandle] = []
-
-            def still_untouched(*_: Any) -> None:
-                handle[0].remove()
-                if all(self._weights[n]._version == v for n, v in stale.items()):
-                    raise RuntimeError(
-                        "the model's weights were loaded before the sparsifier was built, which pruned them once more: "
-                        "build model, optimizer and sparsifier first, then load the state of each"
-                    )
-
-            handle.append(self._optimizer.register_step_pre_hook(still_untouched))
+        self._stale = {n: self._weights[n]._version for n in stale}
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks belong to the parameters they hang on, and so do versions; a copy hangs its own hooks on its own.
         state = {k: v for k, v in self.__dict__.items() if k != "_detach"}
-        return {**state, "_untouched": {}, "_attached": self._detach.alive}
+        return {**state, "_untouched": {}, "_stale": {}, "_attached": self._detach.alive}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         attached = state.pop("_attached")
@@ -342,9 +333,22 @@ class Sparsifier:
     def _attach(self) -> None:
         for weight in self._weights.values():
             _owners[weight] = weakref.ref(self)
-        handles = [*self._pruner.hooks(), self._optimizer.register_step_post_hook(self._count_step)]
+        handles = [
+            self._optimizer.register_step_pre_hook(self._refuse_stale),  # first: the others change the weights
+            *self._pruner.hooks(),
+            self._optimizer.register_step_post_hook(self._count_step),
+        ]
         self._pruner.expect(self._dropped(self._steps + 1))
         self._detach = weakref.finalize(self, _remove_all, handles)
+
+    def _refuse_stale(self, *_: Any) -> None:
+        """Refuse to train weights that nobody has loaded since the sparsifier was built and its state was loaded."""
+        stale, self._stale = self._stale, {}
+        if stale and all(self._weights[n]._version == version for n, version in stale.items()):
+            raise RuntimeError(
+                "the model's weights were loaded before the sparsifier was built, which pruned them once more: "
+                "build model, optimizer and sparsifier first, then load the state of each"
+            )
 
     def _count_step(self, *_: Any) -> None:
         self._optimizer_steps += 1
@@ -357,11 +361,12 @@ class Sparsifier:
 
     def _update(self) -> None:
         """Choose the mask for the coming interval, and put it into force."""
+        rounds, path = self._criterion.rounds, self._criterion.path
+        stages = list(self._plan.after(self._steps, self._shares, rounds, path))
         dropped = self._dropped(self._steps)
-        for shares in self._plan.after(self._steps, self._shares, self._criterion.rounds, self._criterion.path):
-            if self._pruner.must_choose(shares, self._shares, dropped):
-                self._pruner.choose(shares, self._shares, dropped, draw=self._steps)
-                self._shares = shares
+        if self._pruner.must_choose(stages[-1], self._shares, dropped):
+            self._pruner.choose(stages, self._shares, dropped, draw=self._steps)
+            self._shares = stages[-1]
 
     def _settings(self) -> dict[str, Any]:
         return {**self._plan.settings(), "criterion": repr(self._criterion), "recovery": self._recovery_name()}
