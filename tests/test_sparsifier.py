@@ -359,6 +359,13 @@ def test_criterion_in_rounds_is_scored_anew_in_each() -> None:
     assert seen == [100, 10]
 
 
+@pytest.mark.parametrize("name", ["snip", "grasp", "synflow"])
+def test_criterion_that_runs_the_network_has_no_name(name: str) -> None:
+    model, optimizer = network(10, 10)
+    with pytest.raises(ValueError, match=rf"criterion='{name}' runs the network: give it as \w+\("):
+        sc.Sparsifier(model, optimizer, 0.5, criterion=name, total_steps=2)
+
+
 def test_criterion_that_fails_leaves_nothing_behind() -> None:
     class Failing(sc.Magnitude):
         def score(self, weights: Mapping[str, Tensor], memory: Sequence[Tensor], model: nn.Module) -> list[Tensor]:

@@ -26,6 +26,8 @@ from sparsecycle.scopes import Share
 __all__ = ["Sparsifier"]
 
 _GRANULARITIES = {"weight": "weight"}
+# Criteria that have no name, because they need something to run the network on.
+_UNNAMED = {"snip": "SNIP(batches)", "grasp": "GraSP(batches)", "synflow": "SynFlow(input_shape)"}
 _STATE_VERSION = 1
 _STATE_KEYS = ("settings", "shapes", "steps", "finalized", "notes", "masks", "memory", "stored")
 
@@ -104,6 +106,8 @@ class Sparsifier:
             raise ValueError(
                 f"recovery={recovery!r} must be a name, a Recovery or a Regrow, such as Regrow('gradient')"
             )
+        if isinstance(criterion, str) and criterion in _UNNAMED:
+            raise ValueError(f"criterion={criterion!r} runs the network: give it as {_UNNAMED[criterion]}")
         self._criterion: Criterion = (
             named("criterion", criterion, CRITERIA) if isinstance(criterion, str) else criterion
         )

@@ -78,7 +78,7 @@ def plan(
     for method in methods:
         check_choice("method", method, (*NAMES, TICKET))
     if TICKET in methods and not base.ticket:
-        raise ValueError(f"the method {TICKET!r} needs the file of a ticket, which ticket names")
+        raise ValueError(f"the method {TICKET!r} needs the file of a ticket: ticket (--ticket FILE) is empty")
     if base.ticket and TICKET not in methods:
         raise ValueError(f"ticket={base.ticket!r}: {', '.join(methods)} does not take it")
     for name in TIMES:
