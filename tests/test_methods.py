@@ -162,7 +162,7 @@ def test_scope_is_the_papers(method: str) -> None:
     before = by_layer(sparsifier)
     pruned(sparsifier, 5)
     scope = sparsifier.report().settings["scope"]
-    if method in ("one-cycle", "agp", "dsd"):  # layer by layer
+    if method in ("one-cycle", "agp", "movement", "dsd"):  # layer by layer
         assert scope == "uniform"
         first, last = by_layer(sparsifier)
         assert abs(first - last) <= 1 / 200  # a weight of the smaller layer

@@ -280,12 +280,13 @@ def movement(
     """Movement pruning (Sanh et al., arXiv 2005.07683): weights that training moves away from 0, on the cubic curve.
 
     The scores are trained through the mask by the straight-through estimator, so pruned weights can return, at the
-    value they had.
+    value they had. Layer by layer; with ``scope="global"``, the paper's other choice, a convolution's scores, which sum
+    up over an image's places, do not compare with a linear layer's.
 
     Ours: scores have one constant learning rate, which cancels in their order; the paper's code trains them by Adam.
     Momentum and weight decay do not act on a weight while it is pruned. The paper fine-tunes a trained network.
     """
-    words = {"recovery": "stored", **words}
+    words = {"scope": "uniform", "recovery": "stored", **words}
     schedule = AGP(start=start, end=end)
     return Sparsifier(model, optimizer, sparsity, schedule, Movement(), total_steps=total_steps, **words)
 
