@@ -42,7 +42,8 @@ def _row(name: str, function: Callable[..., Any], words: tuple[str, ...], traini
     paper = re.search(r"\(((?:[^()]|\([^()]*\))*arXiv \d{4}\.\d{4,5})", text)
     cited = re.sub(r"arXiv (\d{4}\.\d{4,5})", r"[\1](https://arxiv.org/abs/\1)", paper.group(1)) if paper else "none"
     ours = re.search(r"Ours: (.*?)(?: Args:| Returns:| Raises:|$)", text)
-    return f"| {name} | {cited} | {' | '.join(words)} | {trainings} | {ours.group(1) if ours else 'as in the paper.'} |"
+    differs = ours.group(1) if ours else "no difference known."
+    return f"| {name} | {cited} | {' | '.join(words)} | {trainings} | {differs} |"
 
 
 def _words(name: str, function: Callable[..., Any]) -> tuple[str, ...]:

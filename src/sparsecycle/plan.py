@@ -10,7 +10,7 @@ from typing import Any
 from sparsecycle.names import named
 from sparsecycle.prunable import own_sparsities
 from sparsecycle.schedules import Schedule
-from sparsecycle.scopes import SCOPES, Share, part_way, share_out
+from sparsecycle.scopes import SCOPES, Share, part_way, places, share_out
 
 __all__ = ["Plan"]
 
@@ -93,7 +93,7 @@ class Plan:
         """
         level = self.schedule(min(steps + self.update_every, self.total_steps) / self.total_steps)
         if rounds > 1:
-            whole, start, goal = map(_kept, (self.dense(), before, self._at(level)))
+            whole, start, goal = map(places, (self.dense(), before, self._at(level)))
             for i in range(1, rounds if goal < start else 1):
                 geometric = path == "exponential" and goal > 0
                 kept = start * (goal / start) ** (i / rounds) if geometric else start + (goal - start) * i / rounds
@@ -113,7 +113,7 @@ class Plan:
         """Share of the weights to be zero at the end of the run."""
         if self.sparsity is not None:
             return self.sparsity * self.schedule(1.0)
-        return 1 - _kept(self.end()) / _kept(self.dense())
+        return 1 - places(self.end()) / places(self.dense())
 
     def settings(self) -> dict[str, Any]:
         """Plain values that two plans share if they are the same."""
@@ -134,10 +134,6 @@ class Plan:
         if isinstance(self.scope, str):
             return share_out(self.scope, self._shapes, sparsity, floor=self.floor, at_most=at_most)
         return part_way(self._ends, self._shapes, level, sparsity, at_most=at_most)
-
-
-def _kept(shares: list[Share]) -> int:
-    return sum(share.keep for share in shares)
 
 
 def _is(kind: type, value: object) -> bool:

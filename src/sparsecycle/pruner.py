@@ -13,7 +13,7 @@ from sparsecycle.competition import Competition
 from sparsecycle.criteria import Criterion, Random
 from sparsecycle.masks import Masks, forget_momentum
 from sparsecycle.recovery import Recovery, Regrow
-from sparsecycle.scopes import Share
+from sparsecycle.scopes import Share, places
 
 __all__ = ["Pruner"]
 
@@ -171,7 +171,7 @@ class Pruner:
             return  # the optimizer goes on with what it knows of every weight
         back = {n: m & ~o for n, m, o in zip(self._weights, masks, old, strict=True)} if self._recovery.returns else {}
         self.masks.settle(self._optimizer, back)
-        if self._recovery.forgets and _total(kept) > _total(before):
+        if self._recovery.forgets and places(kept) > places(before):
             forget_momentum(self._optimizer)
 
     def _winners(
@@ -219,7 +219,3 @@ class Pruner:
         self._growth = None
         self._competition.forget()
         self._salience.forget()
-
-
-def _total(shares: list[Share]) -> int:
-    return sum(share.keep for share in shares)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["SCOPES", "Share", "apportion", "part_way", "share_out"]
+__all__ = ["SCOPES", "Share", "apportion", "part_way", "places", "share_out"]
 
 SCOPES = ("global", "uniform", "erk")
 
@@ -22,6 +22,11 @@ class Share:
 
     layers: tuple[int, ...]
     keep: int
+
+
+def places(shares: Sequence[Share]) -> int:
+    """How many weights these shares keep together."""
+    return sum(share.keep for share in shares)
 
 
 def share_out(
