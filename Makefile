@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NATIVE := $(shell find src -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
 DEMO_ARGS ?=
 
 .PHONY: test lint demo clean
@@ -23,13 +24,17 @@ demo: $(READY)
 		--methods dense progressive one-cycle agp iterative one-shot cyclical \
 		--sparsities 0.8 0.9 0.95 0.98 --seeds 0 1 2 --scope global --runs runs/demo $(DEMO_ARGS)
 
-# The stamp is touched last: an installation that broke off is done again.
-$(READY): pyproject.toml constraints.txt
+# The tools that build the native core are in .venv too, so that a change of its sources compiles these alone. Where the
+# core cannot be built this fails. The stamp is touched last: an installation that broke off is done again.
+$(READY): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[lab,dev]"
+	$(BIN)/python -m pip install --constraint constraints.txt cmake nanobind ninja scikit-build-core
+	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable ".[lab,dev]" \
+		--config-settings=build-dir=build/editable --config-settings=cmake.define.SPARSECYCLE_NATIVE=ON
 	touch $@
 
 # Runs are kept: they are results.
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f src/sparsecycle/native/*.so
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,6 +9,8 @@ from torch import Tensor
 from sparsecycle.competition import Competition
 from sparsecycle.scopes import Share
 
+pytestmark = pytest.mark.usefixtures("path")  # by the native core, and without it
+
 
 def layer(*scores: float) -> Tensor:
     return torch.tensor(scores, dtype=torch.float32)

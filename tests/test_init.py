@@ -13,11 +13,13 @@ SOURCE = Path(sparsecycle.__file__).parent
 WORDS = {"schedules", "criteria", "scopes", "recovery"}
 #: What each module may use of the package, from the bottom up; drawing is asked for anywhere.
 ALLOWED = {
-    **{name: set() for name in [*WORDS, "_matplotlib", "names", "selection", "masks", "report"]},
+    **{name: set() for name in [*WORDS, "_matplotlib", "names", "report"]},
+    "selection": {"native"},
+    "masks": {"native"},
     "saliency": {"criteria"},
     "prunable": {"names"},
     "plan": {"schedules", "scopes", "prunable", "names"},
-    "competition": {"scopes", "selection"},
+    "competition": {"scopes", "selection", "masks"},
     "pruner": {*WORDS, "competition", "masks"},
     "sparsifier": {*WORDS, "names", "prunable", "plan", "pruner", "masks", "report"},
     "methods": {*WORDS, "saliency", "prunable", "sparsifier"},

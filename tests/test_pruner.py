@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import sparsecycle as sc
 from sparsecycle.methods import METHODS
 
+pytestmark = pytest.mark.usefixtures("path")  # by the native core, and without it
+
 SGD: dict[str, float] = {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.1}
 
 

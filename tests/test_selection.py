@@ -79,6 +79,7 @@ def problems(draw: st.DrawFn) -> tuple[list[Tensor], int, bool]:
     return scores, k, draw(st.booleans())
 
 
+both = pytest.mark.usefixtures("path")  # by the native core, and without it
 nears = st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 0.5, -0.5, 1.0, 3.0])
 
 
@@ -86,6 +87,7 @@ def same(masks: list[Tensor], others: list[Tensor]) -> bool:
     return all(torch.equal(mask, other) for mask, other in zip(masks, others, strict=True))
 
 
+@both
 @given(problems(), nears)
 def test_keeps_what_a_stable_sort_keeps(problem: tuple[list[Tensor], int, bool], near: float | None) -> None:
     scores, k, absolute = problem
@@ -99,6 +101,7 @@ def test_keeps_what_a_stable_sort_keeps(problem: tuple[list[Tensor], int, bool],
         assert kept.threshold == ranked.sort(descending=True).values[k - 1]
 
 
+@both
 @given(problems(), nears, st.integers(1, 9), st.data())
 def test_every_tensor_keeps_its_floor(
     problem: tuple[list[Tensor], int, bool], near: float | None, floor: int, data: st.DataObject
@@ -113,6 +116,7 @@ def test_every_tensor_keeps_its_floor(
         assert same(_keep_by_bits(scores, k, absolute, None, floors), expected)
 
 
+@both
 @given(problems(), nears, st.data())
 def test_among_equals_only_those_that_may_be_kept_are(
     problem: tuple[list[Tensor], int, bool], near: float | None, data: st.DataObject
@@ -134,6 +138,7 @@ def test_among_equals_only_those_that_may_be_kept_are(
         assert same(_keep_by_bits(scores, k, absolute, among, floors), expected)
 
 
+@both
 def test_zeros_that_were_pruned_do_not_come_back_before_zeros_that_were_not() -> None:
     scores, among = [torch.tensor([0.0, 0.0, 5.0, 0.0, 0.0])], [torch.tensor([False, True, True, False, True])]
     assert keep_largest(scores, 2, absolute=True, among=among).masks[0].tolist() == [False, True, True, False, False]
@@ -141,6 +146,7 @@ def test_zeros_that_were_pruned_do_not_come_back_before_zeros_that_were_not() ->
     assert keep_largest(scores, 3, absolute=True).masks[0].tolist() == [True, True, True, False, False]
 
 
+@both
 def test_ties_fall_by_tensor_then_by_index() -> None:
     ones = [torch.ones(3), torch.ones(2, 2), torch.ones(())]
     assert [mask.flatten().tolist() for mask in keep_largest(ones, 5).masks] == [
@@ -153,6 +159,7 @@ def test_ties_fall_by_tensor_then_by_index() -> None:
     assert keep_largest([column_major], 3).masks[0].tolist() == [[True] * 3, [False] * 3]
 
 
+@both
 def test_a_constant_tensor_at_90_percent() -> None:
     for n in (10, 1000, 600_000):  # more than one chunk
         mask = keep_largest([torch.full((n,), 0.1)], n // 10, absolute=True).masks[0]
@@ -177,6 +184,7 @@ def test_a_guess_is_the_same_number_to_every_type() -> None:
             assert same(keep_largest(scores, k, near=near).masks, by_sorting(scores, k, False))
 
 
+@both
 def test_masks_lie_in_memory_as_the_scores_do() -> None:
     convolution = torch.randn(8, 4, 3, 3).contiguous(memory_format=torch.channels_last)
     transposed = torch.randn(5, 7).t()
@@ -185,6 +193,7 @@ def test_masks_lie_in_memory_as_the_scores_do() -> None:
     assert [mask.stride() for mask in masks] == [convolution.stride(), transposed.stride(), volume.stride()]
 
 
+@both
 @pytest.mark.parametrize("n", [3 * (1 << 18) + 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_chunks(n: int, dtype: torch.dtype) -> None:
@@ -196,6 +205,7 @@ def test_many_chunks(n: int, dtype: torch.dtype) -> None:
         assert same(_keep_by_bits(weights, k, True, None, [0, 0]), kept.masks)
 
 
+@both
 def test_scores_are_neither_changed_nor_tracked() -> None:
     weight = torch.nn.Parameter(torch.randn(20, 20))
     before, version = weight.detach().clone(), weight._version
@@ -209,8 +219,8 @@ def test_scores_are_neither_changed_nor_tracked() -> None:
 
 
 @pytest.fixture
-def collected(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The length of every array that scores were gathered in: samples, and what a pass collects."""
+def collected(without_core: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The length of every array that numpy gathered scores in: samples, and what a pass collects."""
     concatenate, lengths = np.concatenate, []
 
     def counting(arrays: list[np.ndarray], **rest: object) -> np.ndarray:
@@ -256,6 +266,7 @@ def test_equal_scores_are_not_collected(collected: list[int], k: int) -> None:
 # What is refused.
 
 
+@both
 @pytest.mark.parametrize("near", [None, 1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("k", [1, 50, 99, 100])
 @pytest.mark.parametrize("absolute", [False, True])
@@ -266,6 +277,7 @@ def test_nan_is_an_error(k: int, absolute: bool, near: float | None) -> None:
         keep_largest(scores, k, absolute=absolute, near=near)
 
 
+@both
 def test_a_nan_that_the_sample_misses_is_an_error() -> None:
     scores = [torch.randn(300_000)]
     scores[0][1] = torch.nan
@@ -273,6 +285,7 @@ def test_a_nan_that_the_sample_misses_is_an_error() -> None:
         keep_largest(scores, 30_000)
 
 
+@both
 @pytest.mark.parametrize(("k", "floor", "least"), [(-1, 0, 0), (11, 0, 0), (2, 2, 3), (0, 1, 2)])
 def test_k_is_in_range(k: int, floor: int, least: int) -> None:
     message = f"k={k} must be from {least}, the floors' sum, to 10, the number of scores"
@@ -280,6 +293,7 @@ def test_k_is_in_range(k: int, floor: int, least: int) -> None:
         keep_largest([torch.randn(3, 3), torch.randn(1)], k, floor=floor)
 
 
+@both
 def test_nothing_to_keep() -> None:
     assert keep_largest([], 0).masks == []
     kept = keep_largest([torch.ones(2, 0), torch.ones(3)], 0)

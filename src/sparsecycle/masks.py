@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Masks", "forget_momentum", "pack", "unpack"]
+from sparsecycle import native
+
+__all__ = ["Competing", "Masks", "clear", "forget_momentum", "pack", "unpack"]
 
 
 class _Flow:
@@ -21,20 +24,29 @@ class _Flow:
     dense = False
 
 
-class Masks:
-    """One mask a weight, kept as ones and zeros of the weight's own type.
+Competing: TypeAlias = "tuple[tuple[int, ...], int, int, float | None, float]"
+"""The layers, by their indices; how many weights they keep from now on, and until now; where the threshold may be, and
+how far from there at most, relative to it."""
 
-    Multiplying by such a mask is several times faster than by a bool one, and happens at every step.
+
+class Masks:
+    """One mask a weight: one byte, where the native core takes the weights.
+
+    Elsewhere masks are ones and zeros of the weight's own type: torch multiplies by these several times faster than by
+    bools, and does so at every step.
     """
 
     def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
         self._weights = dict(weights)
         self._flow = _Flow()
-        self._gates = {name: torch.ones_like(w, requires_grad=False) for name, w in weights.items()}
+        kind = torch.bool if native.fits(list(weights.values())) else None
+        self._gates = {name: torch.ones_like(w, dtype=kind, requires_grad=False) for name, w in weights.items()}
+        self._view = native.View(list(self._weights.values()), list(self._gates.values()))
+        self._strayed = False  # whether a pruned weight was found changed since the optimizer's state was cleared
 
     def __getitem__(self, name: str) -> Tensor:
         """A bool copy of one mask: True where the weight is kept."""
-        return self._gates[name].bool()
+        return self._gates[name].to(torch.bool, copy=True)
 
     def kept(self) -> dict[str, int]:
         """How many weights of each tensor are kept."""
@@ -45,16 +57,19 @@ class Masks:
         for gate, mask in zip(self._gates.values(), masks, strict=True):
             gate.copy_(mask.view(torch.uint8))  # torch converts bytes several times faster than bools
 
-    @torch.no_grad()
     def enforce(self, *, negative: bool = False) -> None:
         """Zero the pruned weights.
 
         Args:
             negative: Whether some of them may be negative, which times 0 is -0; those already zeroed are not.
         """
-        torch._foreach_mul_(list(self._weights.values()), list(self._gates.values()))
-        if negative:
-            torch._foreach_add_(list(self._weights.values()), 0.0)
+        if (layers := self._view.layers()) is not None:
+            self._strayed |= layers.enforce([], torch.get_num_threads())
+            return
+        with torch.no_grad():
+            torch._foreach_mul_(list(self._weights.values()), list(self._gates.values()))
+            if negative:
+                torch._foreach_add_(list(self._weights.values()), 0.0)
 
     @torch.no_grad()
     def part(self, stored: Sequence[Tensor]) -> None:
@@ -81,18 +96,45 @@ class Masks:
         """
         self.mask_gradients()
         for name, weight in self._weights.items():
-            for state in optimizer.state.get(weight, {}).values():
-                if torch.is_tensor(state) and state.shape == weight.shape:
-                    state.mul_(self._gates[name])
-                    if name in came_back:
-                        state.masked_fill_(came_back[name], 0)
+            for state in _states(optimizer, weight):
+                clear(self._gates[name], state)
+                if name in came_back:
+                    state.masked_fill_(came_back[name], 0)
+        self._strayed = False
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
         """Zero the pruned weights' gradients."""
         for name, weight in self._weights.items():
             if weight.grad is not None:
-                weight.grad.mul_(self._gates[name])
+                clear(self._gates[name], weight.grad)
+
+    def prune(
+        self, optimizer: torch.optim.Optimizer, shares: Sequence[Competing], returns: bool, floor: int
+    ) -> list[float] | None:
+        """Keep the weights of the largest magnitude, and zero all that belongs to the others, in the native core.
+
+        Reads the weights once where few of them fall, as where masks change at every step, and twice otherwise.
+
+        Args:
+            optimizer: The optimizer of the weights.
+            shares: Who competes for how many places.
+            returns: Whether a pruned weight, being 0, competes too.
+            floor: How many weights every layer keeps that competes with others.
+
+        Returns:
+            The shares' thresholds. None, with no mask changed, if the core cannot take the weights.
+
+        Raises:
+            ValueError: If a weight is NaN or infinite; no mask is changed then.
+        """
+        if (layers := self._view.layers()) is None:
+            return None
+        companions, complete = self._view.belongings(optimizer.state)
+        thresholds = layers.prune(companions, shares, returns, floor, torch.get_num_threads())
+        if self._strayed or not complete:
+            self.settle(optimizer, {})
+        return thresholds
 
     def hook_gradients(self) -> list[torch.utils.hooks.RemovableHandle]:
         """From here on every gradient is zero where its weight is pruned, as soon as it is there.
@@ -101,10 +143,14 @@ class Masks:
         true, gradients are left as they are.
         """
 
-        def masked_by(gate: Tensor, flow: _Flow) -> object:
+        def masked_by(gate: Tensor, flow: _Flow) -> Any:
+            core = native.core()
+            if core is not None and gate.dtype == torch.bool:
+                return core.Gate(gate, flow, clear)
+
             def mask_gradient(weight: Tensor) -> None:
                 if weight.grad is not None and not flow.dense:
-                    weight.grad.mul_(gate)
+                    clear(gate, weight.grad)
 
             return mask_gradient
 
@@ -120,7 +166,7 @@ class Masks:
 
     @dense_gradients.setter
     def dense_gradients(self, dense: bool) -> None:
-        self._flow.dense = dense
+        self._flow.dense = bool(dense)
 
     def apply_to(self, model: nn.Module) -> None:
         """Zero the pruned weights of another copy of the network.
@@ -140,6 +186,12 @@ class Masks:
                 weight = theirs.get(name, theirs.get(f"module.{name}"))
                 assert weight is not None
                 weight.masked_fill_((gate == 0).to(weight.device), 0)
+
+
+def clear(gate: Tensor, tensor: Tensor) -> None:
+    """Zero a tensor where a mask, bools or the tensor's own ones and zeros, is zero."""
+    if gate.dtype != torch.bool or not native.clear(gate, tensor):
+        tensor.mul_(gate)
 
 
 def pack(mask: Tensor) -> Tensor:
@@ -169,3 +221,10 @@ def forget_momentum(optimizer: torch.optim.Optimizer) -> None:
         for name in ("momentum_buffer", "exp_avg"):
             if torch.is_tensor(state.get(name)):
                 state[name].zero_()
+
+
+def _states(optimizer: torch.optim.Optimizer, weight: Tensor) -> Iterator[Tensor]:
+    """What the optimizer holds of a weight, element by element."""
+    for state in optimizer.state.get(weight, {}).values():
+        if torch.is_tensor(state) and state.shape == weight.shape:
+            yield state

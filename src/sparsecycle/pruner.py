@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsecycle.competition import Competition
-from sparsecycle.criteria import Criterion, Random
-from sparsecycle.masks import Masks, forget_momentum
+from sparsecycle.criteria import Criterion, Magnitude, Random
+from sparsecycle.masks import Masks, clear, forget_momentum
 from sparsecycle.recovery import Recovery, Regrow
 from sparsecycle.scopes import Share, places
 
@@ -97,7 +97,6 @@ class Pruner:
         elif self.masks.dense_gradients:
             self.masks.mask_gradients()
 
-    @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
         if self._recovery.trains == "all":
             self.masks.part(self.stored)
@@ -126,7 +125,7 @@ class Pruner:
         active = self._salience.winners(saliences, self._ends, absolute=True)
         for weight, mask in zip(self._weights.values(), active, strict=True):
             if weight.grad is not None:
-                weight.grad.mul_(mask)
+                clear(mask, weight.grad)
 
     # --- a new mask --------------------------------------------------------------------------------------------
 
@@ -135,7 +134,6 @@ class Pruner:
         recovers = self._recovery.returns and not isinstance(self._recovery, Regrow)
         return shares != before or recovers or dropped > 0
 
-    @torch.no_grad()
     def choose(self, stages: list[list[Share]], before: list[Share], dropped: float, draw: int) -> None:
         """Choose a new mask and put it into force.
 
@@ -149,6 +147,30 @@ class Pruner:
         Raises:
             ValueError: If a weight is NaN or infinite (looked for on the CPU only); nothing is changed then.
         """
+        kept = stages[-1]
+        if not (len(stages) == 1 and self._prune_in_place(kept, before)):
+            self._replace(stages, before, dropped, draw)
+        self._growth = None
+        if self._recovery.forgets and places(kept) > places(before):
+            forget_momentum(self._optimizer)
+
+    def _prune_in_place(self, shares: list[Share], before: list[Share]) -> bool:
+        """Whether the native core did all of it at once.
+
+        It can where weights compete by their magnitudes alone, and none has a value to come back with. A criterion
+        derived from magnitude may score otherwise.
+        """
+        if type(self._criterion) is not Magnitude or isinstance(self._recovery, Regrow) or self._recovery.remembers:
+            return False
+        try:
+            return self._competition.prune(self.masks, self._optimizer, shares, before, self._recovery.returns)
+        except ValueError:
+            self.check_finite()  # names the weight
+            raise
+
+    @torch.no_grad()
+    def _replace(self, stages: list[list[Share]], before: list[Share], dropped: float, draw: int) -> None:
+        """Choose the masks by scores, then put them into force."""
         self.masks.enforce()  # whatever was done to the weights since the optimizer's step
         weights = self._dense()
         if weights[0].device.type == "cpu":
@@ -159,7 +181,6 @@ class Pruner:
             left = weights if len(stages) == 1 else [w * mask for w, mask in zip(weights, masks, strict=True)]
             masks = self._winners(dict(zip(self._weights, left, strict=True)), masks, shares, kept, dropped, draw)
             kept = shares
-        self._growth = None
         if self._recovery.remembers:
             self.masks.join(self.stored)
         self.masks.replace(masks)
@@ -171,8 +192,6 @@ class Pruner:
             return  # the optimizer goes on with what it knows of every weight
         back = {n: m & ~o for n, m, o in zip(self._weights, masks, old, strict=True)} if self._recovery.returns else {}
         self.masks.settle(self._optimizer, back)
-        if self._recovery.forgets and places(kept) > places(before):
-            forget_momentum(self._optimizer)
 
     def _winners(
         self,

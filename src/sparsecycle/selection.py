@@ -1,14 +1,15 @@
 """Exactly the k largest of many tensors, without concatenating them; ties fall by index.
 
 On the CPU a threshold is bracketed (by the last one, or by a sample), one pass counts what lies above the bracket
-and collects what lies in it, and the k-th largest is found among those few. On an accelerator the same answer
-comes from the bits of the numbers, digit by digit, in a fixed number of kernels that the host never waits for.
+and collects what lies in it, and the k-th largest is found among those few; the native core does it where it can. On
+an accelerator the same answer comes from the bits of the numbers, digit by digit, in a fixed number of kernels that
+the host never waits for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,9 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Selection", "keep_largest"]
+from sparsecycle import native
+
+__all__ = ["WITHIN", "Selection", "keep_largest", "kth_largest"]
 
 _Array: TypeAlias = "np.ndarray[Any, np.dtype[np.floating[Any]]]"
+
+WITHIN = 1 / 64  # how far a threshold is looked for from where it is thought to be, relative to it
 
 _CHUNK = 1 << 17  # elements looked at together: 512 KiB of float32, so that a pass stays in the second-level cache
 
@@ -44,6 +49,7 @@ def keep_largest(
     among: Sequence[Tensor] | None = None,
     floor: int = 0,
     near: float | None = None,
+    within: float = WITHIN,
 ) -> Selection:
     """Mark the ``k`` largest scores of all tensors together.
 
@@ -57,9 +63,11 @@ def keep_largest(
             exceed one inside (a pruned weight is 0), so they only ever decide between equals.
         floor: Every tensor keeps at least this many of its own largest (or all it has).
         near: A guess at the k-th largest score, which saves a pass and changes nothing else.
+        within: How good the guess is, relative to it: the less there is to look at, the faster.
 
     Raises:
         ValueError: If ``k`` is out of range or smaller than the floors ask for, or a score on the CPU is NaN.
+            Infinity is larger than every number.
     """
     sizes = [score.numel() for score in scores]
     floors = [min(floor, size) for size in sizes]
@@ -69,15 +77,17 @@ def keep_largest(
         return Selection([torch.zeros_like(score, dtype=torch.bool) for score in scores], None)
     if scores[0].device.type != "cpu":
         return Selection(_keep_by_bits(scores, k, absolute, among, floors), None)
-    selection = _keep_by_bracket(scores, k, absolute, among, near)
-    starved = [i for i, mask in enumerate(selection.masks) if np.count_nonzero(mask.numpy()) < floors[i]]
+    if native.fits(scores):
+        selection, starved = _keep_natively(scores, k, absolute, among, floors, near, within)
+    else:
+        selection = _keep_by_bracket(scores, k, absolute, among, near, within)
+        starved = [i for i, mask in enumerate(selection.masks) if np.count_nonzero(mask.numpy()) < floors[i]]
     if not starved:
         return selection
     # A starved tensor keeps its own largest. What it gains the others lose; that may starve another one.
     masks = list(selection.masks)
     for i in starved:
-        own = among and [among[i]]
-        masks[i] = _keep_by_bracket([scores[i]], floors[i], absolute, own, None).masks[0]
+        masks[i] = keep_largest([scores[i]], floors[i], absolute=absolute, among=among and [among[i]]).masks[0]
     fed = [i for i in range(len(scores)) if i not in starved]
     rest = keep_largest(
         [scores[i] for i in fed],
@@ -86,21 +96,101 @@ def keep_largest(
         among=among and [among[i] for i in fed],
         floor=floor,
         near=selection.threshold,
+        within=within,
     )
     for i, mask in zip(fed, rest.masks, strict=True):
         masks[i] = mask
     return Selection(masks, rest.threshold)
 
 
-# On the CPU: bracket, count, collect. numpy, because its comparisons write into place and its partition is the
+def kth_largest(
+    scores: Sequence[Tensor], k: int, reduce: Callable[[Tensor], object], *, absolute: bool = False
+) -> tuple[float, int]:
+    """The k-th largest of scores that are spread over processes, none of which sees another's.
+
+    The processes count the digits of their scores' bits and add up the counts, three times: what they exchange does not
+    grow with the scores.
+
+    Args:
+        scores: This process's float32, bfloat16 or float16 tensors; without NaN.
+        k: From 1 to the number of all processes' scores.
+        reduce: Adds up a tensor of int64 over the processes, in place, such as ``torch.distributed.all_reduce``.
+        absolute: Rank by absolute value.
+
+    Returns:
+        The k-th largest score, and how many that equal it belong to the k largest: the same in every process.
+
+    Raises:
+        ValueError: If ``k`` is out of range.
+    """
+    wanted, prefix = k, 0
+    for shift, values in _DIGITS[torch.int32]:
+        counts = _count_digits(scores, absolute, prefix, shift, values)
+        reduce(counts)
+        at_least = counts.flip(0).cumsum(0).flip(0)  # scores whose digit is this one or a larger one
+        if not 1 <= wanted <= int(at_least[0]):
+            raise ValueError(f"k={k} must be from 1 to {int(at_least[0])}, the number of scores")
+        digit = int((at_least >= wanted).sum()) - 1
+        wanted -= int(at_least[digit] - counts[digit])
+        prefix = prefix * values + digit
+    key = prefix - (1 << 31)
+    bits = np.array(key if key >= 0 else -key | 1 << 31, dtype=np.uint32)
+    return float(bits.view(np.float32)), wanted
+
+
+def _count_digits(scores: Sequence[Tensor], absolute: bool, prefix: int, shift: int, values: int) -> Tensor:
+    """How often each value of a digit occurs in the scores' keys, of those that begin with the prefix."""
+    if native.fits(scores):
+        dense = [score if native.is_dense(score) else score.contiguous() for score in scores]
+        threads = torch.get_num_threads()
+        return torch.tensor(native.layers(dense).histogram(absolute, prefix, shift, values, threads))
+    counts = torch.zeros(values, dtype=torch.int64, device=scores[0].device)
+    for score in scores:
+        bits = score.detach().reshape(-1).float().view(torch.int32).long()
+        magnitudes = bits & 0x7FFFFFFF
+        keys = (magnitudes if absolute else torch.where(bits < 0, -magnitudes, magnitudes)) + (1 << 31)
+        here = keys[keys >> shift + values.bit_length() - 1 == prefix]
+        counts += torch.bincount(here >> shift & values - 1, minlength=values)
+    return counts
+
+
+# By the native core.
+
+
+def _keep_natively(
+    scores: Sequence[Tensor],
+    k: int,
+    absolute: bool,
+    among: Sequence[Tensor] | None,
+    floors: Sequence[int],
+    near: float | None,
+    within: float,
+) -> tuple[Selection, list[int]]:
+    """The selection, or no masks and which tensors fall below their floors."""
+    dense = [score if native.is_dense(score) else score.contiguous() for score in scores]
+    masks = [torch.empty_like(score, dtype=torch.bool, requires_grad=False) for score in dense]
+    if among is not None:
+        among = [a if native.lies_alike(a, s) else m.copy_(a) for a, s, m in zip(among, dense, masks, strict=True)]
+    threshold, starved = native.layers(dense, among).keep_largest(
+        [mask.data_ptr() for mask in masks], k, absolute, near, within, floors, torch.get_num_threads()
+    )
+    return Selection(masks, threshold), starved
+
+
+# On the CPU by numpy: bracket, count, collect. numpy, because its comparisons write into place and its partition is the
 # fastest selection there is.
 
 
 def _keep_by_bracket(
-    scores: Sequence[Tensor], k: int, absolute: bool, among: Sequence[Tensor] | None, near: float | None
+    scores: Sequence[Tensor],
+    k: int,
+    absolute: bool,
+    among: Sequence[Tensor] | None,
+    near: float | None,
+    within: float,
 ) -> Selection:
     flats = [_in_memory_order(score) for score in scores]
-    for low, high in _brackets(flats, k, absolute, near):
+    for low, high in _brackets(flats, k, absolute, near, within):
         above, inside, at_low = _scan(flats, low, high, absolute)
         if np.isnan(inside).any():
             raise ValueError("a score is NaN")
@@ -119,11 +209,13 @@ def _keep_by_bracket(
     return Selection(masks, float(threshold))
 
 
-def _brackets(flats: Sequence[Tensor], k: int, absolute: bool, near: float | None) -> Iterator[tuple[float, float]]:
+def _brackets(
+    flats: Sequence[Tensor], k: int, absolute: bool, near: float | None, within: float
+) -> Iterator[tuple[float, float]]:
     """Ranges in which the k-th largest score may lie: a guess, a better one, all there is."""
     if near is not None and abs(near) < 1e38:  # neither NaN nor beyond float32
         # In float32, so that it is the same number to tensors of every type.
-        yield float(np.float32(near - abs(near) / 64)), float(np.float32(near + abs(near) / 64))
+        yield float(np.float32(near - abs(near) * within)), float(np.float32(near + abs(near) * within))
     size = sum(len(flat) for flat in flats)
     # n^(2/3) of n: a larger sample takes longer to sort, a smaller one leaves more to collect. A step that shares no
     # factor with the usual widths and kernels does not keep hitting the same column.
@@ -159,7 +251,7 @@ def _where(compare: np.ufunc, score: Tensor, threshold: np.floating[Any], absolu
     mask = torch.empty(flat.shape, dtype=torch.bool)
     for chunk, out in zip(flat.split(_CHUNK), mask.split(_CHUNK), strict=True):
         compare(_ranked(chunk, absolute), threshold, out=out.numpy())
-    order = _memory_order(score)
+    order = native.memory_order(score)
     back = sorted(range(score.dim()), key=order.__getitem__)
     return mask.view([score.shape[d] for d in order]).permute(back)
 
@@ -190,13 +282,9 @@ def _ranked(flat: Tensor, absolute: bool) -> _Array:
     return np.abs(flat.numpy()) if absolute else flat.numpy()
 
 
-def _memory_order(tensor: Tensor) -> list[int]:
-    return sorted(range(tensor.dim()), key=lambda d: tensor.stride()[d], reverse=True)
-
-
 def _in_memory_order(tensor: Tensor) -> Tensor:
     """The elements in the order in which they lie, as one row: a view, unless the tensor has gaps."""
-    return tensor.detach().permute(_memory_order(tensor)).reshape(-1)
+    return tensor.detach().permute(native.memory_order(tensor)).reshape(-1)
 
 
 # On an accelerator: digits of the numbers' bits, most significant first, with fixed shapes.

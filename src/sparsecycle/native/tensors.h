@@ -1,0 +1,52 @@
+// What happens to torch's tensors at every training step, read off them through Python's own interface.
+//
+// A few lines of Python would do, and did; but between two steps of training everything has been driven out of the
+// processor's caches, and then they take ten times as long as in a loop of their own: longer than the kernels.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace sparsecycle {
+
+namespace nb = nanobind;
+
+// Tensors, and where they were when this was made.
+class Tensors {
+   public:
+    explicit Tensors(std::vector<nb::object> tensors);
+
+    // Whether one of them lies elsewhere by now, or otherwise.
+    bool moved() const;
+
+    // For each the addresses of what an optimizer holds of it element by element, and of its gradient, with the bytes of
+    // an element; and whether there is nothing else of its shape, such as what lies in another order.
+    std::pair<std::vector<std::vector<std::pair<std::uintptr_t, int>>>, bool> belongings(nb::handle state) const;
+
+   private:
+    struct Place {
+        std::uintptr_t address;
+        nb::object dtype, shape, strides;
+    };
+    std::vector<nb::object> tensors_;
+    std::vector<Place> places_;
+};
+
+// A hook that zeroes a weight's gradient where its mask is 0, unless `flow.dense` is true.
+class Gate {
+   public:
+    // `otherwise(mask, gradient)` is called for a gradient that does not lie as the mask does.
+    Gate(nb::object mask, nb::object flow, nb::object otherwise);
+
+    void operator()(nb::handle weight) const;
+
+   private:
+    nb::object mask_, flow_, otherwise_, strides_;
+    std::uintptr_t address_;
+    int64_t size_;
+};
+
+}  // namespace sparsecycle
