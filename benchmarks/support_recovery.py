@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks import timing
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.progress import track
 from sklearn.linear_model import OrthogonalMatchingPursuit
 
 import sparsecycle as sc
+from sparsecycle.lab.bench import report
 from sparsecycle.lab.panels import DENSE, MUTED, finish, style
 from sparsecycle.lab.regression import SparseRegression, train
 
@@ -153,7 +153,7 @@ def _table(lines: dict[str, list[Cell]], head: Sequence[str]) -> str:
         [name, *(f"{cell.mean:.2f} ± {cell.deviation:.2f} ({cell.whole})" for cell in line)]
         for name, line in lines.items()
     ]
-    return timing.table(head, rows)
+    return report.table(head, rows)
 
 
 def _paired(lines: dict[str, list[Cell]]) -> str:
@@ -166,7 +166,7 @@ def _paired(lines: dict[str, list[Cell]]) -> str:
             error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
             row.append(f"{statistics.mean(gains):+.3f} ± {error:.3f}")
         rows.append(row)
-    return timing.table(["standard error", *(f"n = {n}" for n in SAMPLES)], rows)
+    return report.table(["standard error", *(f"n = {n}" for n in SAMPLES)], rows)
 
 
 def picture(done: Sequence[Cell], seeds: int) -> Figure:
@@ -233,7 +233,7 @@ def results(done: Sequence[Cell], steps: int) -> dict[str, Any]:
     ]
     data = {name: value for name, value in asdict(DATA).items() if name not in ("samples", "seed")}
     return {
-        "machine": timing.machine(),
+        "machine": report.machine(),
         "sparsecycle": sc.__version__,
         "data": data,
         "steps": steps,
@@ -271,7 +271,7 @@ def main() -> None:
     print(_table(lines, ["", *(f"n = {n}" for n in SAMPLES)]), "\n")
     print(_paired(lines), "\n")
     print(_table(over_cycles(done), [f"n = {DATA.samples}", *(f"cycles={c}" for c in CYCLES)]))
-    timing.write(arguments.out / "results.json", results(done, arguments.steps))
+    report.write(arguments.out / "results.json", results(done, arguments.steps))
     picture(done, arguments.seeds).savefig(arguments.out / "support.png", dpi=110)
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sparsecycle import __version__
+from sparsecycle import __version__, native
 from sparsecycle.cli import main
 from sparsecycle.lab import runner, running
+from sparsecycle.lab.bench import memory, report
+from sparsecycle.lab.bench.update import CONTESTANTS, TORCH, UPDATE
 from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.result import Result
 
@@ -27,6 +29,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "  train " in out
     assert "  compare " in out
+    assert "  bench " in out
 
 
 def test_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,6 +50,13 @@ def test_help_of_a_command_has_its_groups_and_the_data_sets_defaults(
     assert "(default: resnet-20)" in " ".join(out.replace("│", "").split())
 
 
+def test_help_of_bench_has_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--help"]) == 0
+    out = capsys.readouterr().out
+    for option in ("--update, --no-update", "--steps, --no-steps", "--model STR", "--threads", "--json"):
+        assert option in out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -61,12 +71,22 @@ def test_help_of_a_command_has_its_groups_and_the_data_sets_defaults(
         (["compare", "--model", "resnet-20", "--sparsities", "-1"], "-1"),
         (["compare", "--seeds", "1", "1"], "seeds names 1 more than once"),
         (["compare", "--model", "conv3", "--methods", "dense", "--jobs", "0"], "jobs=0"),
+        (["bench"], "say what to measure: --update"),
+        (["bench", "--update", "--model", "resnet18"], "did you mean 'resnet-18'?"),
+        (["bench", "--update", "--threads", "1", "0"], "threads=(1, 0)"),
+        (["bench", "--update", "--threads", "2", "2"], "more than once"),
+        (["bench", "--update", "--sparsity", "1"], "sparsity=1.0"),
+        (["bench", "--update", "--seconds", "-1"], "seconds=-1.0"),
+        (["bench", "--update", "--batch-size", "0"], "batch_size=0"),
+        (["bench", "--update", "--json", "no/such/folder/a.json"], "there is no folder"),
+        (["bench", "--update", "--model", "vgg-16", "--shape", "3", "8", "8"], "at least 16 pixels"),
+        (["bench", "--update", "--classes", "0"], "classes is 0"),
     ],
 )
 def test_usage_errors_end_with_2_and_name_what_is_near(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    extra = [] if words == ["trian"] else ["--runs", str(tmp_path / "runs")]
+    extra = [] if words[0] in ("trian", "bench") else ["--runs", str(tmp_path / "runs")]
     assert main([*words, *extra]) == 2
     err = capsys.readouterr().err
     assert message in err
@@ -205,6 +225,37 @@ def test_an_interrupt_says_how_to_go_on(
     monkeypatch.setattr(running, "_go_on", interrupted)
     assert main(["compare", "--seeds", "0", "--runs", str(tmp_path), *FAST]) == 130
     assert "error: interrupted; the same command" in capsys.readouterr().err
+
+
+def test_an_interrupted_bench_has_nothing_to_take_up(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "bench_steps", interrupted)
+    assert main(["bench", "--update"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_bench_prints_its_tables_and_keeps_the_figures(
+    trains: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "is_known", lambda: False)
+    words = ["--model", "lenet-300-100", "--shape", "1", "8", "8", "--classes", "4", "--batch-size", "4"]
+    words += ["--threads", "1", "--seconds", "0", "--json", str(tmp_path / "found.json")]
+    assert main(["bench", "--update", *words, *([] if trains else ["--no-steps"])]) == 0
+    out = capsys.readouterr().out
+    for name in CONTESTANTS:
+        assert (f"\n| {name} " in out) == (name != TORCH or native.core() is not None)
+    assert ("\n| bare loop " in out) == trains
+    assert "native core: " in out
+    assert out.splitlines()[-1].startswith("| lenet-300-100, 1 thread |  49,600 |")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["model"], found["shape"], found["weights"]) == ("lenet-300-100", [1, 8, 8], 49_600)
+    assert ("steps" in found) == trains
+    assert found["updates"][0]["contestants"][UPDATE]["reads"] > 0
 
 
 def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

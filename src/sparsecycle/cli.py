@@ -1,4 +1,4 @@
-"""The command ``sparsecycle``: train one network, or compare methods."""
+"""The command ``sparsecycle``: train one network, compare methods, or measure what pruning costs."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ Train a network once, and prune it on the way.
 commands:
   train      train one network, dense or pruned by one method, once a seed
   compare    compare methods and sparsities with the dense network, over several seeds
+  bench      measure on this machine what pruning costs
 
   sparsecycle COMMAND --help lists the command's options.
 
@@ -35,6 +36,7 @@ examples:
   sparsecycle train --data mnist --sparsity 0.95 --seeds 0 1 2
   sparsecycle compare --data digits       every method at 80, 90, 95 and 98 %
   sparsecycle compare --config FILE.yaml  options from a file; flags override them
+  sparsecycle bench --update --model resnet-18
 """
 
 
@@ -55,18 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"sparsecycle {__version__}")
         return 0
-    commands: dict[str, Callable[[list[str]], int]] = {"train": _train, "compare": _compare}
+    commands: dict[str, Callable[[list[str]], int]] = {"train": _train, "compare": _compare, "bench": _bench}
     if words[0] not in commands:
         from sparsecycle.names import nearest
 
         hint = nearest(words[0], commands) or "."
-        return _error(f"there is no command {words[0]!r}{hint} There are {' and '.join(commands)}", 2)
+        return _error(f"there is no command {words[0]!r}{hint} There are {', '.join(commands)}", 2)
     try:
         return commands[words[0]](words[1:])
     except SystemExit as stop:  # tyro has printed the help, or what is wrong.
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
-        return _error("interrupted; the same command takes the runs up where they are", 130)
+        goes_on = "; the same command takes the runs up where they are" if words[0] != "bench" else ""
+        return _error(f"interrupted{goes_on}", 130)
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
@@ -130,6 +133,24 @@ def _compare(words: list[str]) -> int:
     print(f"\nnext: sparsecycle train --data mnist --sparsity {max(options.sparsities):g}  (a run on real images)")
     print("      sparsecycle.Sparsifier(model, optimizer, 0.9, total_steps=...)  (in your own loop; see README.md)")
     return 1 if failures else 0
+
+
+def _bench(words: list[str]) -> int:
+    from sparsecycle.lab.bench import report
+    from sparsecycle.lab.bench.options import parse
+    from sparsecycle.lab.options import usage
+
+    options = parse(words, "sparsecycle bench")
+    subject, threads, seconds = options.subject(), options.threads, options.seconds
+    print(", ".join(f"{key}: {value}" for key, value in report.machine().items()), end="\n\n")
+    with usage():
+        trained = None
+        if options.steps:  # first, since it may be that they cannot be had
+            trained = report.bench_steps(subject, threads=threads, seconds=seconds, batch_size=options.batch_size)
+        updates = report.bench_update(subject, threads=threads, seconds=seconds)
+    print(report.summary(updates, trained))
+    report.write(options.json, {**updates, **(trained or {})})
+    return 0
 
 
 def _print_table(console: Console, rows: Sequence[Row]) -> None:

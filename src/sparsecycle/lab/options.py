@@ -179,11 +179,16 @@ def parse(command: type[Command], arguments: Sequence[str], prog: str) -> Comman
     options = _cli(command, list(arguments), prog, replace(options, data=data))
     for method in (options.method,) if isinstance(options, Train) else options.methods:
         check_name("method", method, (*NAMES, TICKET) if isinstance(options, Train) else NAMES)
-    if ":" not in options.model:
-        check_name("model", options.model, tuple(MODELS))
+    check_model(options.model)
     with usage():
         pick_device(options.device)
     return options
+
+
+def check_model(name: str) -> None:
+    """Raise a UsageError that names the nearest network, unless ``name`` is one or is looked for elsewhere."""
+    if ":" not in name:
+        check_name("model", name, tuple(MODELS))
 
 
 def check_name(option: str, value: str, known: Sequence[str]) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
+import itertools
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve")
+__all__ = ["Contestant", "Times", "race"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,18 @@ class Times:
     seconds: Mapping[str, Sequence[float]]
     clean: Mapping[str, Sequence[bool]]
 
+    @property
+    def rounds(self) -> int:
+        """How many rounds there were."""
+        return len(next(iter(self.seconds.values())))
+
+    @property
+    def undisturbed(self) -> float:
+        """Share of the samples that are clean."""
+        return statistics.fmean(clean for row in self.clean.values() for clean in row)
+
     def median(self, name: str) -> float:
+        """Seconds."""
         return statistics.median(self.seconds[name][i] for i in self._rounds(name))
 
     def ratios(self, name: str, to: str) -> list[float]:
@@ -40,40 +49,55 @@ class Times:
         return [self.seconds[name][i] / self.seconds[to][i] for i in self._rounds(name, to)]
 
     def ratio(self, name: str, to: str) -> float:
+        """The median of :meth:`ratios`."""
         return statistics.median(self.ratios(name, to))
 
-    def quality(self) -> str:
-        samples = [clean for row in self.clean.values() for clean in row]
-        return f"{len(next(iter(self.clean.values())))} rounds, {sum(samples) / len(samples):.0%} of the samples clean"
+    def middle(self, name: str, to: str) -> tuple[float, float]:
+        """Between these lies the middle half of :meth:`ratios`."""
+        ratios = self.ratios(name, to)
+        lower, _, upper = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+        return lower, upper
 
     def _rounds(self, *names: str) -> list[int]:
         """Those in which all these are clean, or all rounds where fewer than a tenth are."""
-        every = range(len(self.seconds[names[0]]))
+        every = range(self.rounds)
         clean = [i for i in every if all(self.clean[name][i] for name in names)]
         return clean if 10 * len(clean) >= len(every) else list(every)
 
 
-def race(contestants: Mapping[str, Contestant], rounds: int, warm_up: int = 1) -> Times:
-    """Every contestant once a round, each round begun by another one.
+def race(contestants: Mapping[str, Contestant], seconds: float, *, least: int, most: int, warm_up: int = 1) -> Times:
+    """Every contestant once a round, each round in an order of its own that is drawn by lot.
 
     With one thread the clock is the processor time, which others on the machine do not lengthen. A sample is clean
     if this process's threads waited for a processor for less than 2 % of it.
+
+    Args:
+        contestants: By name.
+        seconds: The last round is the first to end after so long, ...
+        least: ... but there are at least so many rounds, ...
+        most: ... and at most so many.
+        warm_up: Rounds that come first and are not counted.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    names = list(contestants)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    clean: dict[str, list[bool]] = {name: [] for name in names}
-    for i in range(-warm_up, rounds):
-        shift = i % len(names)
-        for name in names[shift:] + names[:shift]:
+    order, lots = list(contestants), random.Random(0)
+    taken: dict[str, list[float]] = {name: [] for name in order}
+    clean: dict[str, list[bool]] = {name: [] for name in order}
+    start = 0.0
+    for i in itertools.count(-warm_up):
+        if i == 0:
+            start = time.perf_counter()
+        if i >= most or (i >= least and time.perf_counter() - start >= seconds):
+            break
+        lots.shuffle(order)
+        for name in order:
             contestants[name].prepare()
             waited, begin = _waited(), clock()
             contestants[name].run()
             elapsed = clock() - begin
             if i >= 0:
-                seconds[name].append(elapsed)
+                taken[name].append(elapsed)
                 clean[name].append(_waited() - waited < 0.02 * elapsed)
-    return Times(seconds, clean)
+    return Times(taken, clean)
 
 
 def _waited() -> float:
@@ -85,34 +109,3 @@ def _waited() -> float:
         except OSError:  # the thread has ended
             continue
     return total / 1e9
-
-
-def machine() -> dict[str, Any]:
-    fields: dict[str, str] = {}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
-        fields = {key.strip(): value.strip() for key, _, value in lines if key.strip()}
-    flags = fields.get("flags", fields.get("Features", "")).split()
-    return {
-        "processor": fields.get("model name", platform.processor() or platform.machine()),
-        "family, model": f"{fields.get('cpu family', '?')}, {fields.get('model', '?')}",
-        "features": [feature for feature in FEATURES if feature in flags],
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in lines
-    )
-
-
-def write(path: Path | None, results: Mapping[str, Any]) -> None:
-    if path is not None:
-        path.write_text(json.dumps(results, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""What pruning costs on this machine: mask updates, training steps, memory."""

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from sparsecycle.lab.bench.options import Bench, parse
+from sparsecycle.lab.bench.subject import Subject
+from sparsecycle.lab.options import UsageError
+
+
+def bench(*words: str) -> Bench:
+    return parse(["--update", *words], "sparsecycle bench")
+
+
+def test_a_bench_has_shapes_that_fit_and_one_thread_and_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    assert bench().subject() == Subject("lenet-300-100", (1, 28, 28), 10, 0.9)
+    assert bench("--model", "resnet-18", "--sparsity", "0.5").subject() == Subject("resnet-18", (3, 32, 32), 10, 0.5)
+    own = bench("--model", "nets:mine", "--shape", "2", "7", "9", "--classes", "5")
+    assert own.subject() == Subject("nets:mine", (2, 7, 9), 5, 0.9)
+    assert bench().threads == (1, 3)
+    assert bench("--threads", "4", "2").threads == (4, 2)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    assert bench().threads == (1,)
+    assert (bench().steps, bench("--no-steps").steps) == (True, False)
+
+
+def test_a_bench_must_be_told_what_to_measure() -> None:
+    with pytest.raises(UsageError, match="say what to measure: --update"):
+        parse([], "sparsecycle bench")
+    with pytest.raises(UsageError, match="model 'resnet18' is not known; did you mean 'resnet-18'"):
+        bench("--model", "resnet18")
