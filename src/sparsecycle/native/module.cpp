@@ -109,16 +109,18 @@ struct Layers {
     }
 
     Share share(const std::vector<int>& indices, int64_t keep, int64_t before, std::optional<float> near, float within,
-                bool returns) const {
-        int64_t size = 0;
+                bool returns, int64_t floor) const {
+        int64_t size = 0, least = 0;
         for (int i : indices) {
             demand(i >= 0 && i < static_cast<int>(layers.size()), "there is no layer " + std::to_string(i));
             size += layers[i].size;
+            if (indices.size() > 1) least += std::min(floor, layers[i].size);
         }
         demand(0 <= before && before <= size, "before=" + std::to_string(before) + " must be from 0 to " +
                                                   std::to_string(size) + ", the share's size");
         const int64_t most = returns ? size : before;
-        demand(0 <= keep && keep <= most, "keep=" + std::to_string(keep) + " must be from 0 to " + std::to_string(most));
+        demand(least <= keep && keep <= most, "keep=" + std::to_string(keep) + " must be from " +
+                                                  std::to_string(least) + " to " + std::to_string(most));
         return {indices, keep, before, around(near, within, true)};
     }
 };
@@ -177,10 +179,11 @@ NB_MODULE(_core, m) {
                bool returns, int64_t floor, int threads) {
                 self.demand_masks();
                 demand_threads(threads);
+                demand(floor >= 0, "floor=" + std::to_string(floor) + " must not be negative");
                 const Companions companions = self.companions(belongings);
                 std::vector<Share> shares;
                 for (const auto& [indices, keep, before, near, within] : asked)
-                    shares.push_back(self.share(indices, keep, before, near, within, returns));
+                    shares.push_back(self.share(indices, keep, before, near, within, returns, floor));
                 nb::gil_scoped_release release;
                 std::vector<float> thresholds;
                 for (int32_t key : prune(self.layers, companions, shares, returns, floor, threads))

@@ -87,18 +87,20 @@ int32_t decide_all(const std::vector<Layer>& layers, const Share& share, bool re
     for (int i : share.layers) theirs.push_back(layers[i]);
     Decision decision = decide(std::move(theirs), share, returns, threads);
     const int32_t threshold = decision.selection.threshold;
-    Share fed{{}, share.keep, share.before, Bracket{threshold - (1 << 17), threshold + (1 << 17)}};
+    Share fed{{}, share.keep, share.before, Bracket{threshold - (1 << 17), std::min(threshold, infinite_key) + (1 << 17)}};
     for (size_t i = 0; i < share.layers.size(); i++) {
         const Layer& layer = decision.layers[i];
-        const int64_t least = std::min(floor, layer.size);
-        if (share.layers.size() == 1 || decision.selection.kept(i) >= least) {
+        const int64_t kept = decision.selection.kept(i);
+        const bool may_starve = share.layers.size() > 1 && kept < std::min(floor, layer.size);
+        const int64_t before = may_starve ? participants({layer}, threads) : 0;
+        const int64_t least = std::min(floor, returns ? layer.size : before);
+        if (!may_starve || kept >= least) {
             fed.layers.push_back(share.layers[i]);
             continue;
         }
-        const Share starved{{share.layers[i]}, least, participants({layer}, threads), std::nullopt};
-        decide_all(layers, starved, returns, floor, threads, decisions);
+        decide_all(layers, {{share.layers[i]}, least, before, std::nullopt}, returns, floor, threads, decisions);
         fed.keep -= least;
-        fed.before -= starved.before;
+        fed.before -= before;
     }
     if (fed.layers.size() < share.layers.size()) return decide_all(layers, fed, returns, floor, threads, decisions);
     decisions.push_back(std::move(decision));
