@@ -1,4 +1,5 @@
 # make test   sets up .venv where it is missing or out of date, then lints, type-checks and tests
+# make native checks the native core further: warnings, sanitizers, other processors
 # make demo   compares the methods on scikit-learn's digits, three seeds, about two minutes on two cores
 # DEMO_ARGS='--seeds 0' and the like come last on the demo's command line and win.
 
@@ -9,7 +10,7 @@ READY := $(VENV)/.ready
 NATIVE := $(shell find src -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
 DEMO_ARGS ?=
 
-.PHONY: test lint demo clean
+.PHONY: test lint native demo clean
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=8
@@ -18,6 +19,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The native core's warnings, sanitizers and other processors; needs Debian's packages, which it names.
+native: $(READY)
+	tools/native-checks
 
 demo: $(READY)
 	$(BIN)/sparsecycle compare --data digits \
