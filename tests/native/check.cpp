@@ -156,7 +156,7 @@ int32_t some_key(const std::vector<int32_t>& keys) {
 
 void check_ranking(const Kernels& table, Type type, bool absolute, int64_t n, Kind kind) {
     const int t = static_cast<int>(type);
-    Memory scores = numbers(type, n, kind), among = mask_of(n, draw.below(5));
+    Memory scores = numbers(type, n, kind), among = mask_of(n, draw.one_in(5) ? n + 1 : draw.below(5));
     const Memory before = scores;
     std::vector<int32_t> keys(n);
     for (int64_t i = 0; i < n; i++) keys[i] = key_of(type, scores.data(), i, absolute);
@@ -213,7 +213,9 @@ void check_ranking(const Kernels& table, Type type, bool absolute, int64_t n, Ki
         constexpr int digits[][2] = {{20, 1 << 12}, {10, 1 << 10}, {0, 1 << 10}, {28, 16}, {0, 1}};
         const auto& [shift, bins] = digits[draw.below(5)];
         const int width = static_cast<int>(std::lround(std::log2(bins)));
-        const auto digit = [](int32_t key, int from) { return uint64_t{static_cast<uint32_t>(key) ^ 0x80000000u} >> from; };
+        const auto digit = [](int32_t key, int from) {
+            return uint64_t{static_cast<uint32_t>(key) ^ 0x80000000u} >> from;
+        };
         const uint32_t prefix =
             static_cast<uint32_t>(n && !draw.one_in(4) ? digit(keys[draw.below(n)], shift + width) : 0);
         std::vector<int64_t> counts(bins + 2, 3), wanted(bins + 2, 3);

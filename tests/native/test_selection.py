@@ -175,29 +175,24 @@ def test_finds_what_is_found_without_the_core(isa: str, scores: list[Tensor], da
     assert mine.threshold == other.threshold
 
 
-@pytest.mark.parametrize("kind", ["normal", "ties", "zeros", "constant"])
+@pytest.mark.parametrize("kind", ["normal", "ties", "zeros"])
 def test_large_tensors_on_one_thread_and_on_two(isa: str, threads: int, kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
     scores = [
-        numbers(kind, 90_017, generator).float(),
-        numbers(kind, 64 * 9 * 33, generator)
-        .bfloat16()
-        .view(33, 64, 3, 3)
-        .contiguous(memory_format=torch.channels_last),
+        numbers(kind, 70_017, generator).float(),
+        laid_out(numbers(kind, 33 * 20 * 9, generator).bfloat16().view(33, 20, 3, 3), "channels_last"),
         numbers("normal", 1, generator).half(),
-        numbers(kind, 50_000, generator).half().view(500, 100).t(),
+        numbers(kind, 20_000, generator).half().view(200, 100).t(),
     ]
-    among = any_masks(scores, 1, 0.6)
-    able = sum(int(mask.sum()) for mask in among)
-    for absolute in (False, True):
-        for mine, most in ((None, total(scores)), (among, able)):
-            for k in (1, most // 20, most - 100):
-                threshold = ranked(scores, absolute, mine)[k - 1].item()
-                expected = by_sorting(scores, k, absolute, mine)
-                for near in (None, threshold, 1.01 * threshold):
-                    kept = keep_largest(scores, k, absolute=absolute, among=mine, near=near)
-                    assert same(kept.masks, expected)
-                    assert kept.threshold == threshold
+    for absolute, among in ((False, None), (True, None), (True, any_masks(scores, 1, 0.6))):
+        in_order = ranked(scores, absolute, among)
+        for k, close in ((1, 1.01), (len(in_order) // 20, 1.0), (len(in_order) - 100, 0.99)):
+            threshold = in_order[k - 1].item()
+            expected = by_sorting(scores, k, absolute, among)
+            for near in (None, close * threshold):
+                kept = keep_largest(scores, k, absolute=absolute, among=among, near=near)
+                assert same(kept.masks, expected)
+                assert kept.threshold == threshold
 
 
 def test_more_than_fits_into_the_lists(isa: str, threads: int) -> None:
@@ -206,7 +201,7 @@ def test_more_than_fits_into_the_lists(isa: str, threads: int) -> None:
     scores = [torch.randn(150_000, generator=generator), torch.full((100_000,), 0.25, dtype=torch.bfloat16)]
     scores[0][50_000:] = -0.25
     flat = ranked(scores, True)
-    for k in (1, 70_000, 90_000, 200_000, 249_000, 250_000):
+    for k in (1, 90_000, 249_000, 250_000):
         for near, within in ((None, WITHIN), (0.25, WITHIN), (1.0, 50.0)):
             kept = keep_largest(scores, k, absolute=True, near=near, within=within)
             assert same(kept.masks, by_sorting(scores, k, True))

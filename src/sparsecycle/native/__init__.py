@@ -90,11 +90,11 @@ def clear(mask: Tensor, tensor: Tensor) -> bool:
 
 
 class View:
-    """Weights and their masks as the core sees them, looked at anew when a weight's memory has become another."""
+    """Weights and their masks as the core sees them, looked at anew when their memory has become another."""
 
     def __init__(self, weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
         self._weights, self._masks = list(weights), list(masks)
-        self._tensors: _core.Tensors | None = None  # the weights, with their addresses
+        self._tensors: _core.Tensors | None = None  # and where they were
         self._layers: _core.Layers | None = None
 
     def layers(self) -> _core.Layers | None:
@@ -103,7 +103,7 @@ class View:
         if extension is None:
             return None
         if self._tensors is None or self._tensors.moved():
-            self._tensors = extension.Tensors(self._weights)
+            self._tensors = extension.Tensors(self._weights, self._masks)
             self._layers = None
             if fits(self._weights) and all(map(self._lies_well, self._weights, self._masks)):
                 self._layers = layers(self._weights, self._masks)

@@ -155,7 +155,7 @@ NB_MODULE(_core, m) {
         .def("__call__", [](const Gate& self, nb::handle weight) { self(weight); });
 
     nb::class_<Tensors>(m, "Tensors")
-        .def(nb::init<std::vector<nb::object>>())
+        .def(nb::init<std::vector<nb::object>, std::vector<nb::object>>())
         .def("moved", &Tensors::moved)
         .def("belongings", &Tensors::belongings);
 

@@ -74,44 +74,51 @@ int bytes_of(nb::handle tensor) {
 
 }  // namespace
 
-Tensors::Tensors(std::vector<nb::object> tensors) : tensors_(std::move(tensors)) {
+Tensors::Tensors(std::vector<nb::object> weights, std::vector<nb::object> masks)
+    : weights_(std::move(weights)), masks_(std::move(masks)) {
     const Names& names = torch().names;
-    for (const nb::object& tensor : tensors_)
-        places_.push_back({address(tensor), get(tensor, names.dtype), get(tensor, names.shape),
-                           call(tensor, names.stride)});
+    for (const nb::object& weight : weights_)
+        places_.push_back({address(weight), get(weight, names.dtype), get(weight, names.shape),
+                           call(weight, names.stride)});
+    for (const nb::object& mask : masks_) mask_addresses_.push_back(address(mask));
 }
 
 bool Tensors::moved() const {
     const Names& names = torch().names;
-    for (size_t i = 0; i < tensors_.size(); i++) {
-        const nb::object& tensor = tensors_[i];
+    for (size_t i = 0; i < weights_.size(); i++) {
+        const nb::object& tensor = weights_[i];
         const Place& place = places_[i];
         if (address(tensor) != place.address || !get(tensor, names.dtype).is(place.dtype) ||
             !equal(call(tensor, names.stride), place.strides) || !equal(get(tensor, names.shape), place.shape))
             return true;
     }
+    for (size_t i = 0; i < masks_.size(); i++)
+        if (address(masks_[i]) != mask_addresses_[i]) return true;
     return false;
 }
 
 std::pair<std::vector<std::vector<std::pair<std::uintptr_t, int>>>, bool> Tensors::belongings(nb::handle state) const {
     const Names& names = torch().names;
-    std::vector<std::vector<std::pair<std::uintptr_t, int>>> found(tensors_.size());
+    std::vector<std::vector<std::pair<std::uintptr_t, int>>> found(weights_.size());
     const bool known = PyDict_Check(state.ptr());
     bool complete = known;
-    for (size_t i = 0; i < tensors_.size(); i++) {
+    for (size_t i = 0; i < weights_.size(); i++) {
         const auto add = [&](nb::handle tensor) {
             const int bytes = is_plain(tensor) ? bytes_of(tensor) : 0;
-            if (bytes && equal(call(tensor, names.stride), places_[i].strides)) found[i].push_back({address(tensor), bytes});
-            else complete = false;
+            if (!bytes || !equal(call(tensor, names.stride), places_[i].strides) ||
+                !equal(get(tensor, names.shape), places_[i].shape))
+                complete = false;
+            else if (const std::uintptr_t at = address(tensor))  // what is empty has none
+                found[i].push_back({at, bytes});
         };
-        PyObject* held = known ? PyDict_GetItemWithError(state.ptr(), tensors_[i].ptr()) : nullptr;
+        PyObject* held = known ? PyDict_GetItemWithError(state.ptr(), weights_[i].ptr()) : nullptr;
         if (!held && PyErr_Occurred()) nb::raise_python_error();
         PyObject *key, *value;
         for (Py_ssize_t at = 0; held && PyDict_Check(held) && PyDict_Next(held, &at, &key, &value);)
             if (PyObject_TypeCheck(value, reinterpret_cast<PyTypeObject*>(torch().tensor)) &&
                 equal(get(value, names.shape), places_[i].shape))
                 add(value);
-        const nb::object gradient = get(tensors_[i], names.grad);
+        const nb::object gradient = get(weights_[i], names.grad);
         if (!gradient.is_none()) add(gradient);
     }
     return {std::move(found), complete};
@@ -121,8 +128,8 @@ Gate::Gate(nb::object mask, nb::object flow, nb::object otherwise)
     : mask_(std::move(mask)),
       flow_(std::move(flow)),
       otherwise_(std::move(otherwise)),
+      shape_(get(mask_, torch().names.shape)),
       strides_(call(mask_, torch().names.stride)),
-      address_(address(mask_)),
       size_(number<int64_t>(nb::getattr(mask_, "numel")())) {}
 
 void Gate::operator()(nb::handle weight) const {
@@ -130,14 +137,15 @@ void Gate::operator()(nb::handle weight) const {
     const nb::object gradient = get(weight, names.grad);
     if (gradient.is_none() || get(flow_, names.dense).ptr() == Py_True) return;
     const int bytes = is_plain(gradient) ? bytes_of(gradient) : 0;
-    if (!bytes || !equal(call(gradient, names.stride), strides_)) {
+    if (!bytes || !equal(call(gradient, names.stride), strides_) || !equal(get(gradient, names.shape), shape_)) {
         otherwise_(mask_, gradient);
         return;
     }
     const Companion companion{reinterpret_cast<void*>(address(gradient)), bytes};
     const int threads = size_ < worth_a_team ? 1 : number<int>(call(torch().module, names.get_num_threads));
+    const uint8_t* mask = reinterpret_cast<const uint8_t*>(address(mask_));  // moves if it is shared with a process
     nb::gil_scoped_release release;
-    clear(reinterpret_cast<const uint8_t*>(address_), size_, companion, threads);
+    clear(mask, size_, companion, threads);
 }
 
 }  // namespace sparsecycle

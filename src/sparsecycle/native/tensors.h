@@ -14,10 +14,10 @@ namespace sparsecycle {
 
 namespace nb = nanobind;
 
-// Tensors, and where they were when this was made.
+// Weights and their masks, and where they were when this was made.
 class Tensors {
    public:
-    explicit Tensors(std::vector<nb::object> tensors);
+    Tensors(std::vector<nb::object> weights, std::vector<nb::object> masks);
 
     // Whether one of them lies elsewhere by now, or otherwise.
     bool moved() const;
@@ -31,8 +31,9 @@ class Tensors {
         std::uintptr_t address;
         nb::object dtype, shape, strides;
     };
-    std::vector<nb::object> tensors_;
+    std::vector<nb::object> weights_, masks_;
     std::vector<Place> places_;
+    std::vector<std::uintptr_t> mask_addresses_;
 };
 
 // A hook that zeroes a weight's gradient where its mask is 0, unless `flow.dense` is true.
@@ -44,8 +45,7 @@ class Gate {
     void operator()(nb::handle weight) const;
 
    private:
-    nb::object mask_, flow_, otherwise_, strides_;
-    std::uintptr_t address_;
+    nb::object mask_, flow_, otherwise_, shape_, strides_;
     int64_t size_;
 };
 

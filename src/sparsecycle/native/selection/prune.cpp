@@ -110,22 +110,18 @@ int32_t decide_all(const std::vector<Layer>& layers, const Share& share, bool re
 // Drops the listed weights that are not among the k largest.
 void drop_listed(const Decision& decision, const Companions& companions) {
     const Selection& selection = decision.selection;
-    std::vector<std::vector<int64_t>> tied(decision.layers.size());
+    std::vector<std::vector<std::pair<int64_t, int64_t>>> tied(decision.layers.size());  // numbers, indices in memory
     decision.listed->each([&](const Census::Run& run, const Found& found) {
         const int i = run.layer;
         const int64_t at = run.begin + found.at;
         if (found.key < selection.least(i)) zero(decision.layers[i], companions[i], at);
-        else if (found.key == selection.threshold && selection.has_surplus(i)) tied[i].push_back(at);
+        else if (found.key == selection.threshold && selection.has_surplus(i))
+            tied[i].emplace_back(number_of(decision.layers[i], at), at);
     });
     for (size_t i = 0; i < tied.size(); i++) {
-        if (tied[i].empty()) continue;
         std::sort(tied[i].begin(), tied[i].end());
-        int64_t equals = 0;
-        in_order(decision.layers[i], [&](int64_t at) {
-            if (std::binary_search(tied[i].begin(), tied[i].end(), at) && ++equals > selection.taken[i])
-                zero(decision.layers[i], companions[i], at);
-            return equals < selection.equal[i];
-        });
+        for (size_t j = static_cast<size_t>(selection.taken[i]); j < tied[i].size(); j++)
+            zero(decision.layers[i], companions[i], tied[i][j].second);
     }
 }
 
@@ -156,18 +152,10 @@ void cut(const Decision& decision, const Companions& companions, int threads) {
         for (const Companion& companion : companions[i])
             clear_piece(layer.mask + begin, size, companion, begin);
     });
-    for (size_t i = 0; i < decision.layers.size(); i++) {
-        if (!selection.has_surplus(i)) continue;
-        const Layer& layer = decision.layers[i];
-        const Collect collect = kernels().collect[static_cast<int>(layer.type)][true];
-        int64_t equals = 0;
-        in_order(layer, [&](int64_t at) {
-            const bool is_equal = layer.mask[at] && collect(element(layer, at), nullptr, 1, selection.threshold,
-                                                            INT32_MAX, nullptr, 0).inside == 0;
-            if (is_equal && ++equals > selection.taken[i]) zero(layer, companions[i], at);
-            return equals < selection.equal[i];
-        });
-    }
+    for (size_t i = 0; i < decision.layers.size(); i++)
+        if (selection.has_surplus(i))
+            each_surplus(decision.layers[i], true, selection.threshold, selection.taken[i], selection.equal[i], threads,
+                         [&](int64_t at) { zero(decision.layers[i], companions[i], at); });
 }
 
 }  // namespace

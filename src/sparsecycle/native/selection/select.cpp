@@ -248,16 +248,53 @@ void mark(const std::vector<Layer>& layers, bool absolute, const Selection& sele
     });
     for (size_t i = 0; i < layers.size(); i++) {
         if (!selection.has_surplus(i)) continue;
-        const Layer& layer = layers[i];
-        const Collect collect = kernels().collect[static_cast<int>(layer.type)][absolute];
-        int64_t equals = 0;
-        in_order(layer, [&](int64_t at) {
-            const bool is_equal = masks[i][at] && collect(element(layer, at), nullptr, 1, selection.threshold,
-                                                          INT32_MAX, nullptr, 0).inside == 0;
-            if (is_equal && ++equals > selection.taken[i]) masks[i][at] = 0;
-            return true;
-        });
+        Layer marked = layers[i];
+        marked.mask = masks[i];
+        each_surplus(marked, absolute, selection.threshold, selection.taken[i], selection.equal[i], threads,
+                     [&](int64_t at) { masks[i][at] = 0; });
     }
+}
+
+int64_t number_of(const Layer& layer, int64_t at) {
+    if (layer.shape.empty()) return at;
+    // Index by index, from the dimension with the longest stride on.
+    std::vector<size_t> dimensions(layer.shape.size());
+    std::iota(dimensions.begin(), dimensions.end(), size_t{0});
+    std::sort(dimensions.begin(), dimensions.end(),
+              [&](size_t one, size_t other) { return layer.strides[one] > layer.strides[other]; });
+    std::vector<int64_t> index(layer.shape.size());
+    for (size_t d : dimensions) {
+        if (layer.shape[d] == 1) continue;
+        index[d] = at / layer.strides[d];
+        at %= layer.strides[d];
+    }
+    int64_t number = 0;
+    for (size_t d = 0; d < index.size(); d++) number = number * layer.shape[d] + index[d];
+    return number;
+}
+
+void each_surplus(const Layer& layer, bool absolute, int32_t threshold, int64_t taken, int64_t equal, int threads,
+                  const std::function<void(int64_t)>& drop) {
+    if (equal <= room_for({layer})) {
+        std::vector<std::pair<int64_t, int64_t>> numbered;
+        census({layer}, absolute, {threshold - 1, threshold}, equal, threads)
+            .each([&](const Census::Run& run, const Found& found) {
+                const int64_t at = run.begin + found.at;
+                numbered.emplace_back(number_of(layer, at), at);
+            });
+        std::sort(numbered.begin(), numbered.end());
+        for (size_t i = static_cast<size_t>(taken); i < numbered.size(); i++) drop(numbered[i].second);
+        return;
+    }
+    const Collect collect = kernels().collect[static_cast<int>(layer.type)][absolute];
+    int64_t equals = 0;
+    in_order(layer, [&](int64_t at) {
+        Found found;
+        const bool is_equal =
+            layer.mask[at] && collect(element(layer, at), nullptr, 1, threshold - 1, threshold, &found, 1).inside;
+        if (is_equal && ++equals > taken) drop(at);
+        return equals < equal;
+    });
 }
 
 std::vector<int64_t> histogram(const std::vector<Layer>& layers, bool absolute, uint32_t prefix, int shift, int bins,

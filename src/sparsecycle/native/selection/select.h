@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -110,6 +111,14 @@ void in_order(const Layer& layer, const See& see) {
             index[d] = 0;
         }
 }
+
+// The number of an element, by its index in memory.
+int64_t number_of(const Layer& layer, int64_t at);
+
+// Calls drop(index in memory) for the elements of a layer that equal the threshold and have a mask, but for the first
+// `taken` of them by their numbers; there are `equal` of them.
+void each_surplus(const Layer& layer, bool absolute, int32_t threshold, int64_t taken, int64_t equal, int threads,
+                  const std::function<void(int64_t)>& drop);
 
 // A piece of a layer that fits into a core's second-level cache with all that belongs to it.
 constexpr int64_t piece = 1 << 14;
