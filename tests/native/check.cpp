@@ -300,7 +300,7 @@ void check_every_half(const Kernels& table) {
 
 void check_kernels(const Kernels& table, double share) {
     const int64_t borders[] = {0, 1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 191, 192, 200, 449};
-    const int64_t last = std::lround(2 * share) + 1;
+    const int64_t last = std::lround(share) + 1;
     for (int64_t round = 0; round < last; round++)
         for (int64_t n : borders) {
             doing = "kernels on " + std::to_string(n) + " elements";
@@ -559,7 +559,8 @@ void check_prune(int64_t size, int threads) {
         for (const Layer& layer : theirs) least += std::min(floor, layer.size);
         if (share.layers.size() > 1 && least > share.keep) floor = 0;  // there are not places enough
     }
-    for (const Share& share : shares) thresholds.push_back(keep_naively(net, share.layers, share.keep, floor, returns, kept));
+    for (const Share& share : shares)
+        thresholds.push_back(keep_naively(net, share.layers, share.keep, floor, returns, kept));
     const std::vector<Memory> weights = net.weights, masks = net.masks;
     const std::vector<std::vector<Memory>> belongings = held;
     const auto unchanged = [&] {
@@ -638,7 +639,7 @@ void check_enforce(int64_t size, int threads) {
 }
 
 void check_selection(double share) {
-    const int64_t rounds = std::max<int64_t>(1, std::lround(45 * share));
+    const int64_t rounds = std::max<int64_t>(1, std::lround(25 * share));
     for (int64_t i = 0; i < rounds; i++) {
         const int64_t size = i % 5 ? 150 : 4000;
         doing = "selection of " + std::to_string(size) + ", round " + std::to_string(i);
