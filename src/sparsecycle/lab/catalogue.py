@@ -75,7 +75,7 @@ def arguments(method: str, words: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"arguments: the value in {word!r} cannot be read: {reason}") from error
-        if isinstance(found[name], str):
+        if found[name] == value.strip():  # not in quotes
             with contextlib.suppress(ValueError):  # YAML takes 1e-3 for text
                 found[name] = float(found[name])
     return found

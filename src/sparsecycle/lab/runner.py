@@ -95,7 +95,8 @@ def run_experiments(
             failures.append(Failure(todo[event.index], event.message, details))
         display.hear(event)
 
-    job = partial(_job, runs, device)
+    # At one time a run may be another one's teacher.
+    job = partial(_job, runs, device, wait=jobs > 1)
     try:
         if jobs == 1 or len(todo) == 1:
             _here(job, todo, hear)
@@ -106,8 +107,8 @@ def run_experiments(
     return [(experiment, results[experiment]) for experiment in experiments if experiment in results], failures
 
 
-def _job(runs: Path, device: str, experiment: Experiment, note: Callable[[Any], None]) -> Result:
-    return run(experiment, runs, progress=_Notes(note), device=device)
+def _job(runs: Path, device: str, experiment: Experiment, note: Callable[[Any], None], *, wait: bool = False) -> Result:
+    return run(experiment, runs, progress=_Notes(note), device=device, wait=wait)
 
 
 def _here(job: Callable[[Any, Callable[[Any], None]], Any], jobs: Sequence[Any], hear: Callable[[Event], None]) -> None:
