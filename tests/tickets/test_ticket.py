@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from tests.tickets.nets import net, same
 from torch import Tensor
 
+from sparsecycle.files import write
 from sparsecycle.tickets import Overlap, Ticket
-from sparsecycle.tickets.files import write
 from sparsecycle.tickets.ticket import read_ticket, write_ticket
 
 SHAPES: dict[str, tuple[int, ...]] = {"a": (3, 4), "b": (5,), "c": (2, 1, 3)}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from sparsecycle.files import write_whole
 from sparsecycle.lab import pictures
 from sparsecycle.lab.catalogue import TIMES, arguments, parameters
 from sparsecycle.lab.comparison import markdown, tabulate
@@ -21,7 +22,6 @@ from sparsecycle.lab.result import Result
 from sparsecycle.lab.runner import Failure
 from sparsecycle.lab.store import plain
 from sparsecycle.methods import METHODS
-from sparsecycle.tickets.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

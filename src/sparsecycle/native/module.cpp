@@ -9,11 +9,13 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
 
 #include "isa.h"
+#include "runtime/bindings.h"
 #include "selection/prune.h"
 #include "selection/select.h"
 #include "tensors.h"
@@ -27,26 +29,35 @@ using Address = std::uintptr_t;
 using Order = std::pair<std::vector<int64_t>, std::vector<int64_t>>;  // shape, strides
 using Belongings = std::vector<std::vector<std::pair<Address, int>>>;
 
-int32_t key_of(float score, bool absolute) {
-    int32_t bits;
-    std::memcpy(&bits, &score, sizeof bits);
-    const int32_t magnitude = bits & INT32_MAX;
-    return absolute || bits >= 0 ? magnitude : -magnitude;
+// Python's numbers are double precision, in which all of float32 are normal. Those that are not in float32 are not
+// converted as such: a thread may have been told to flush them to 0.
+constexpr double smallest = 0x1p-149;         // above 0
+constexpr int32_t smallest_normal = 1 << 23;  // its key
+
+int32_t key_of(double score, bool absolute) {
+    const double magnitude = std::abs(score);
+    int32_t key = static_cast<int32_t>(std::min(double{smallest_normal}, magnitude / smallest));
+    if (key == smallest_normal) {
+        const float rounded = static_cast<float>(magnitude);
+        std::memcpy(&key, &rounded, sizeof key);
+    }
+    return absolute || !std::signbit(score) ? key : -key;
 }
 
-float score_of(int32_t key) {
-    const uint32_t bits = key < 0 ? static_cast<uint32_t>(-key) | 0x80000000u : static_cast<uint32_t>(key);
+double score_of(int32_t key) {
+    const int32_t magnitude = std::abs(key);
+    if (magnitude < smallest_normal) return key * smallest;
     float score;
-    std::memcpy(&score, &bits, sizeof score);
-    return score;
+    std::memcpy(&score, &magnitude, sizeof score);
+    return key < 0 ? -score : score;
 }
 
 // The scores that differ from `near` by `within` times its magnitude, at most.
-std::optional<Bracket> around(std::optional<float> near, float within, bool absolute) {
+std::optional<Bracket> around(std::optional<double> near, double within, bool absolute) {
     if (!near || !std::isfinite(*near)) return std::nullopt;
-    const float reach = std::abs(*near) * within;
-    const float low = absolute ? std::max(std::abs(*near) - reach, 0.0f) : *near - reach;
-    const float high = absolute ? std::abs(*near) + reach : *near + reach;
+    const double reach = std::abs(*near) * within;
+    const double low = absolute ? std::max(std::abs(*near) - reach, 0.0) : *near - reach;
+    const double high = absolute ? std::abs(*near) + reach : *near + reach;
     return Bracket{key_of(low, absolute) - 1, key_of(high, absolute)};
 }
 
@@ -108,7 +119,7 @@ struct Layers {
         for (const Layer& layer : layers) demand(layer.mask || !layer.size, "every layer must have a mask");
     }
 
-    Share share(const std::vector<int>& indices, int64_t keep, int64_t before, std::optional<float> near, float within,
+    Share share(const std::vector<int>& indices, int64_t keep, int64_t before, std::optional<double> near, double within,
                 bool returns, int64_t floor) const {
         int64_t size = 0, least = 0;
         for (int i : indices) {
@@ -125,7 +136,7 @@ struct Layers {
     }
 };
 
-using Chosen = std::tuple<std::optional<float>, std::vector<size_t>>;
+using Chosen = std::tuple<double, std::vector<size_t>>;
 
 }  // namespace
 
@@ -175,7 +186,7 @@ NB_MODULE(_core, m) {
         .def(
             "prune",
             [](const Layers& self, const Belongings& belongings,
-               const std::vector<std::tuple<std::vector<int>, int64_t, int64_t, std::optional<float>, float>>& asked,
+               const std::vector<std::tuple<std::vector<int>, int64_t, int64_t, std::optional<double>, double>>& asked,
                bool returns, int64_t floor, int threads) {
                 self.demand_masks();
                 demand_threads(threads);
@@ -185,16 +196,16 @@ NB_MODULE(_core, m) {
                 for (const auto& [indices, keep, before, near, within] : asked)
                     shares.push_back(self.share(indices, keep, before, near, within, returns, floor));
                 nb::gil_scoped_release release;
-                std::vector<float> thresholds;
-                for (int32_t key : prune(self.layers, companions, shares, returns, floor, threads))
-                    thresholds.push_back(score_of(key));
+                std::vector<std::optional<double>> thresholds;
+                for (std::optional<int32_t> key : prune(self.layers, companions, shares, returns, floor, threads))
+                    thresholds.push_back(key ? std::optional(score_of(*key)) : std::nullopt);
                 return thresholds;
             },
             nb::arg("companions"), nb::arg("shares"), nb::arg("returns"), nb::arg("floor"), nb::arg("threads"))
         .def(
             "keep_largest",
             [](const Layers& self, const std::vector<Address>& masks, int64_t k, bool absolute,
-               std::optional<float> near, float within, const std::vector<int64_t>& floors, int threads) -> Chosen {
+               std::optional<double> near, double within, const std::vector<int64_t>& floors, int threads) -> Chosen {
                 demand(masks.size() == self.layers.size() && floors.size() == masks.size(),
                        "there must be a mask and a floor for each layer");
                 for (size_t i = 0; i < masks.size(); i++)
@@ -234,6 +245,8 @@ NB_MODULE(_core, m) {
                 return score_of(top(self.layers, threads));
             },
             nb::arg("threads"));
+
+    bind_runtime(m);
 }
 
 }  // namespace sparsecycle

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -17,10 +18,13 @@ namespace {
 // threads of its own, and each pool would spin while the other works.
 using GompParallel = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
 
-GompParallel find_torchs_runtime() {
+void* torchs_library() {
     void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
-    void* symbol = dlsym(torch ? torch : RTLD_DEFAULT, "GOMP_parallel");
-    return reinterpret_cast<GompParallel>(symbol);
+    return torch ? torch : RTLD_DEFAULT;
+}
+
+GompParallel find_torchs_runtime() {
+    return reinterpret_cast<GompParallel>(dlsym(torchs_library(), "GOMP_parallel"));
 }
 
 GompParallel torchs_runtime() {
@@ -62,11 +66,58 @@ void parallel(int threads, int64_t items, const std::function<void(int, int64_t)
         run(take_part, &loop, static_cast<unsigned>(team), 0);  // may give fewer threads: the loop does not mind
     } else {
         std::vector<std::thread> others;
-        for (int i = 1; i < team; i++) others.emplace_back(take_part, &loop);
+        others.reserve(team);
+        try {
+            for (int i = 1; i < team; i++) others.emplace_back(take_part, &loop);
+        } catch (const std::system_error&) {  // no more to be had: the loop does not mind
+        }
         loop.take_part();
         for (std::thread& other : others) other.join();
     }
     if (loop.failure) std::rethrow_exception(loop.failure);
+}
+
+namespace {
+
+using GetNumber = int (*)();
+
+struct Team {
+    const std::function<void(int, int)>& work;
+    std::atomic<int> workers{0};  // 0 until it is known
+    std::atomic<int> next{0};
+
+    void join() {
+        int known;
+        while (!(known = workers.load(std::memory_order_acquire))) std::this_thread::yield();
+        work(next.fetch_add(1, std::memory_order_relaxed), known);
+    }
+};
+
+void join_team(void* team) {
+    static const GetNumber size = reinterpret_cast<GetNumber>(dlsym(torchs_library(), "omp_get_num_threads"));
+    Team& of = *static_cast<Team*>(team);
+    of.workers.store(size(), std::memory_order_release);
+    of.join();
+}
+
+}  // namespace
+
+void team(int threads, const std::function<void(int, int)>& work) {
+    Team all{work};
+    if (threads == 1) {
+        work(0, 1);
+    } else if (GompParallel run = torchs_runtime()) {
+        run(join_team, &all, static_cast<unsigned>(threads), 0);
+    } else {
+        std::vector<std::thread> others;
+        try {
+            for (int i = 1; i < threads; i++) others.emplace_back(&Team::join, &all);
+        } catch (const std::system_error&) {  // as many as the system gives
+        }
+        all.workers.store(static_cast<int>(others.size()) + 1, std::memory_order_release);
+        all.join();
+        for (std::thread& other : others) other.join();
+    }
 }
 
 const char* pool() { return torchs_runtime() ? "torch" : "own"; }

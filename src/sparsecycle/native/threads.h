@@ -11,6 +11,10 @@ namespace sparsecycle {
 // throws is thrown here, after the other threads have stopped.
 void parallel(int threads, int64_t items, const std::function<void(int worker, int64_t item)>& work);
 
+// Calls work(worker, workers) on `workers` threads at the same time, at most `threads`; they may wait for each other.
+// work must not throw.
+void team(int threads, const std::function<void(int worker, int workers)>& work);
+
 // Where the threads come from: "torch" (its OpenMP runtime) or "own" (started for each loop).
 const char* pool();
 

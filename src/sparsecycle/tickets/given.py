@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsecycle.criteria import Criterion
+from sparsecycle.files import digest
 from sparsecycle.prunable import choose
 from sparsecycle.schedules import Constant
 from sparsecycle.sparsifier import Sparsifier
-from sparsecycle.tickets.files import digest
 
 __all__ = ["Given", "hold"]
 

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsecycle.files import digest
 from sparsecycle.prunable import choose
 from sparsecycle.scopes import share_out
 from sparsecycle.tickets.applied import state_of
-from sparsecycle.tickets.files import digest
 from sparsecycle.tickets.store import Pruned, Store, Trained
 from sparsecycle.tickets.ticket import Ticket
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsecycle.files import digest, read, write
 from sparsecycle.masks import pack, unpack
 from sparsecycle.sparsifier import Sparsifier
 from sparsecycle.tickets.applied import Applied, fitting
-from sparsecycle.tickets.files import digest, read, write
 from sparsecycle.tickets.given import hold
 
 __all__ = ["Overlap", "Ticket", "read_ticket", "write_ticket"]

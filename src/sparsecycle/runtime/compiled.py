@@ -1,0 +1,226 @@
+"""The network that :func:`sparsecycle.runtime.compile` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsecycle.native import core
+from sparsecycle.runtime import cache
+from sparsecycle.runtime.cost import Form
+from sparsecycle.runtime.fuse import fuse
+from sparsecycle.runtime.graph import Convolution, Graph
+from sparsecycle.runtime.lower import lower
+from sparsecycle.runtime.parts import NativePart, TorchPart
+from sparsecycle.runtime.plan import Entry, Plan
+from sparsecycle.runtime.trace import Traced, filled, trace
+from sparsecycle.runtime.tuning import Tuned, apply, homes, tune
+
+__all__ = ["VALUES", "Compiled", "compile"]
+
+VALUES = ("fp32", "bf16")
+"""How the weights of sparse layers may be kept."""
+
+
+class Native:
+    """A part of a network as a native program.
+
+    Args:
+        part: What it computes; its graph is fused.
+        threads: How many compute it at most.
+        values: One of :data:`VALUES`.
+        tuned: What was chosen before, or None to choose now.
+    """
+
+    def __init__(self, part: NativePart, threads: int, values: str, tuned: Tuned | None = None) -> None:
+        native = core()
+        assert native is not None
+        graph = part.graph
+        forms = [Form(*form) for form in native.forms()]
+        self.part = part
+        self.tuned = tuned or Tuned(homes(graph, forms, native.widest(), threads), ())
+        self.program = native.Program(graph.images, threads)
+        self.lowered = lower(graph, self.tuned.homes, self.program)
+        if tuned:
+            apply(self.lowered, forms, tuned.choices)
+        else:
+            self.tuned = Tuned(self.tuned.homes, tune(self.lowered, graph, forms, values))
+        self._counts = [shape.channels * shape.height * shape.width * graph.images for shape in graph.maps]
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        outputs = [torch.empty(shape) for shape in self.part.shapes]
+        self.program.run([x.data_ptr() for x in inputs], [y.data_ptr() for y in outputs])
+        return outputs
+
+    def entries(self) -> list[Entry]:
+        """The plan's, with times measured now."""
+        graph = self.part.graph
+        inputs = [torch.randn(self._counts[value]) for value in graph.inputs]
+        outputs = [torch.empty(self._counts[value]) for value in graph.outputs]
+        addresses = [x.data_ptr() for x in inputs], [y.data_ptr() for y in outputs]
+        seconds = [min(times) for times in zip(*(self.program.profile(*addresses) for _ in range(5)), strict=True)]
+        choices = dict(zip(self.lowered.convolutions, self.tuned.choices, strict=True))
+        entries = []
+        for number, (name, time) in enumerate(zip(self.lowered.names, seconds, strict=True)):
+            step, choice = self.lowered.convolutions.get(number), choices.get(number)
+            if step is None or choice is None:
+                entries.append(Entry(name, "", time * 1e3))
+                continue
+            gain = choice.dense_seconds / choice.seconds if choice.dense_seconds and choice.seconds else None
+            sparsity = 1 - int(torch.count_nonzero(step.weight)) / step.weight.numel()
+            entries.append(Entry(name, str(choice.form), time * 1e3, sparsity, gain))
+        return entries
+
+
+class Compiled(nn.Module):
+    """A network that runs in one native call, or in few with PyTorch between them.
+
+    It is called as the network that it was made from, with tensors of the shapes and types of the examples, and returns
+    what that one returns; what it returns has no gradients. It can be called from several threads at once.
+
+    Args:
+        traced: The network in parts; their graphs are fused.
+        examples: Shape and type of each input.
+        threads: How many compute it at most.
+        values: One of :data:`VALUES`.
+        tuned: What was chosen before for each native part, or None to choose now.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        examples: Sequence[tuple[tuple[int, ...], torch.dtype]],
+        threads: int,
+        values: str,
+        tuned: Sequence[Tuned] | None = None,
+    ) -> None:
+        super().__init__()
+        self.traced = traced
+        self.examples = tuple(examples)
+        self.threads = threads
+        self.values = values
+        known = iter(tuned) if tuned is not None else None
+        self._parts: list[Native | TorchPart] = [
+            Native(part, threads, values, next(known) if known else None) if isinstance(part, NativePart) else part
+            for part in traced.parts
+        ]
+        self.eval()
+
+    @property
+    def tuned(self) -> list[Tuned]:
+        """What was chosen for each native part."""
+        return [part.tuned for part in self._parts if isinstance(part, Native)]
+
+    @property
+    def plan(self) -> Plan:
+        """How it computes what it does, with times measured now."""
+        native = core()
+        assert native is not None
+        entries: list[Entry] = []
+        for part in self._parts:
+            if isinstance(part, Native):
+                entries += part.entries()
+            else:
+                entries.append(Entry(", ".join(part.outputs), f"PyTorch: {part.reason}", None))
+        images = next((part.part.graph.images for part in self._parts if isinstance(part, Native)), 1)
+        return Plan(tuple(entries), images, self.threads, native.isa())
+
+    @torch.no_grad()
+    def forward(self, *inputs: Tensor) -> Any:
+        """Compute the network's outputs.
+
+        Raises:
+            TypeError: If an input is not a tensor of the example's type on the CPU, or their number is wrong.
+            ValueError: If an input's shape is not the example's.
+        """
+        self._check(inputs)
+        values: dict[str, Any] = dict(zip(self.traced.inputs, inputs, strict=True))
+        values.update(self.traced.constants)
+        for part in self._parts:
+            if isinstance(part, Native):
+                made: Sequence[Any] = part([values[name].contiguous() for name in part.part.inputs])
+                values.update(zip(part.part.outputs, made, strict=True))
+            else:
+                made = part.module(*(values[name] for name in part.inputs))
+                values.update(zip(part.outputs, made, strict=True))
+        return filled(self.traced.structure, [values[name] for name in self.traced.outputs])
+
+    def _check(self, inputs: Sequence[Tensor]) -> None:
+        if len(inputs) != len(self.examples):
+            raise TypeError(f"{len(inputs)} inputs were given; the network was compiled for {len(self.examples)}")
+        for i, (value, (shape, dtype)) in enumerate(zip(inputs, self.examples, strict=True)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"input {i} is of type {type(value).__name__}; it must be a tensor")
+            if value.dtype != dtype or not value.is_cpu:
+                raise TypeError(
+                    f"input {i} is of {value.dtype} on {value.device}; the network was compiled for {dtype} on cpu"
+                )
+            if value.shape != shape:
+                raise ValueError(
+                    f"input {i} has the shape {tuple(value.shape)}; the network was compiled for {tuple(shape)}"
+                )
+
+
+def compile(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Tensor],
+    threads: int | None = None,
+    values: str = "fp32",
+    calibration: Any = None,
+) -> Compiled:
+    """Make a pruned network run fast on this machine's CPU.
+
+    Batch norms, activations and residual sums go into the convolutions and linear layers before them; each of these is
+    computed by the kernel that is fastest here, sparse or dense. What was chosen is kept in a folder of the user's
+    (``SPARSECYCLE_CACHE``, or ``sparsecycle`` in the folder for caches), so that the same network is compiled at once
+    the next time. What cannot run so runs in PyTorch, and the plan names it.
+
+    Args:
+        model: A network with float32 parameters on the CPU, as it is in evaluation. It is not changed.
+        example_inputs: A tensor, or several; the compiled network is for these shapes and types.
+        threads: How many compute it at most; as many as PyTorch uses if None.
+        values: How the weights of sparse layers are kept: ``"fp32"``, or ``"bf16"`` in half the space, rounded.
+        calibration: For ``"int8"``.
+
+    Returns:
+        A network that gives the same outputs: with ``"fp32"`` within a relative error of 1e-4.
+
+    Raises:
+        RuntimeError: If the native core is not installed.
+        ValueError: If an argument, a parameter or an input is not as described.
+    """
+    native = core()
+    if native is None:
+        raise RuntimeError(
+            "the runtime needs sparsecycle's native core, which is not installed: "
+            "install sparsecycle where there is a C++ compiler"
+        )
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads={threads!r} must be a positive integer, or None for as many as PyTorch uses")
+    if values not in VALUES:
+        raise ValueError(f"values={values!r} must be one of {', '.join(map(repr, VALUES))}")
+    threads = threads or torch.get_num_threads()
+    traced = _fused(trace(model, example_inputs))
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    examples = [(tuple(x.shape), x.dtype) for x in inputs]
+    key = cache.key([part.graph for part in traced.parts if isinstance(part, NativePart)], threads, values)
+    known = cache.find(key)
+    if known is not None:
+        try:
+            return Compiled(traced, examples, threads, values, known)
+        except ValueError:  # written by a program that had other kernels
+            pass
+    compiled = Compiled(traced, examples, threads, values)
+    cache.keep(key, compiled.tuned)
+    return compiled
+
+
+def _fused(traced: Traced) -> Traced:
+    parts = tuple(
+        NativePart(fuse(part.graph), part.inputs, part.outputs, part.shapes) if isinstance(part, NativePart) else part
+        for part in traced.parts
+    )
+    return Traced(traced.inputs, parts, traced.constants, traced.outputs, traced.structure)

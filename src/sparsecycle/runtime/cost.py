@@ -1,0 +1,153 @@
+"""What a way of computing a convolution costs, as a model: it ranks the ways, of which the best few are then timed.
+
+Sparse kernels are bound by loads, two a cycle: a tile of R vectors takes R loads and half of one for its weight and offset
+(four at a time), so (2 R + 1) / 4 cycles. To that comes what a visit to a tile's sums costs, and the traffic of weights
+and activations from the outer caches. Figures are cycles of the processors this was fitted on (docs/runtime.md); only
+their ratios matter.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from sparsecycle.runtime.graph import Convolution, Map
+from sparsecycle.runtime.layouts import Layout
+
+__all__ = ["Form", "Work", "cycles", "work"]
+
+FIRST_CACHE = 32 * 1024
+SECOND_CACHE = 512 * 1024
+SECOND_BANDWIDTH = 32.0
+"""Bytes a cycle."""
+THIRD_BANDWIDTH = 5.0
+VISIT = 14.0
+"""Cycles that a bundle takes to begin and end, without its sums."""
+LATENCY = 4.0
+"""Of a multiply-add."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a kernel goes about a convolution, as the native core lists them.
+
+    Attributes:
+        lanes: Of its vectors.
+        rows, columns: Of its tile, in vectors.
+        step: Vectors from one output's input to the next one's.
+        bundle: Output channels in lockstep.
+        dense: Whether all weights are multiplied, zeros too.
+        bfloat16: Whether weights are kept so.
+    """
+
+    lanes: int
+    rows: int
+    columns: int
+    step: int
+    bundle: int
+    dense: bool
+    bfloat16: bool
+
+    @property
+    def vectors(self) -> int:
+        """Of a tile."""
+        return self.rows * self.columns
+
+    def __str__(self) -> str:
+        kind = "dense" if self.dense else "sparse"
+        half = ", bf16" if self.bfloat16 else ""
+        return f"{kind} {self.rows}x{self.columns}x{self.lanes}, {self.bundle} channels{half}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What has to be computed.
+
+    Attributes:
+        inputs: Channels that each output channel sees.
+        outputs: Channels.
+        taps: Of the kernel.
+        kept: Weights that are not zero.
+        source: The input's map.
+        size, stride: Of the kernel.
+    """
+
+    inputs: int
+    outputs: int
+    taps: int
+    kept: int
+    source: Map
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    groups: int
+
+
+def work(step: Convolution, source: Map) -> Work:
+    """Of a convolution of a map of that shape."""
+    outputs, inputs, height, width = step.weight.shape
+    kept = int(torch.count_nonzero(step.weight))
+    return Work(inputs, outputs, height * width, kept, source, (height, width), step.stride, step.groups)
+
+
+def met(step: Work, out: Layout, form: Form) -> float:
+    """Which share of its taps a tile has to look at: where lanes are images, those on padding alone are left out."""
+    share = 1.0
+    sizes = ((out.map.height, out.lanes.rows, form.rows), (out.map.width, out.lanes.columns, form.columns))
+    for axis, (places, lanes, tile) in enumerate(sizes):
+        taps = step.size[axis]
+        if lanes > 1 or taps == 1:
+            continue
+        wide = max(1, tile // out.groups) if axis else tile
+        before = taps // 2
+        found = [
+            min(taps, places + before - start) - max(0, before - min(places, start + wide) + 1)
+            for start in range(0, places, wide)
+        ]
+        share *= sum(found) / (len(found) * taps)
+    return share
+
+
+def cycles(step: Work, out: Layout, form: Form, blocks: int) -> float:
+    """Of one thread, for one group of images.
+
+    Args:
+        step: What has to be computed.
+        out: The result's layout.
+        form: The kernel's.
+        blocks: Ranges of input channels that are gone through one after the other.
+    """
+    row = out.block[1] * out.groups
+    tiles = math.ceil(out.block[0] / form.rows) * math.ceil(row / form.columns)
+    exact = out.vectors / (tiles * form.vectors)  # smaller kernels finish rows
+    vectors = form.vectors * exact
+    share = met(step, out, form)
+    if form.dense:
+        entries = step.inputs * step.taps * share
+        bundles = math.ceil(step.outputs / step.groups / form.bundle) * step.groups
+        slots = entries * bundles
+        inner = max(form.bundle * vectors, vectors + form.bundle, LATENCY * 2) / 2 * slots
+        weights = slots * form.bundle * 4
+    else:
+        slots = step.kept * share
+        inner = max((2 * vectors + 1) / 4, LATENCY / form.bundle) * slots
+        # Kernels of few channels take the last weights of a visit one by one.
+        inner += step.outputs * blocks * (1.5 if form.bundle < 4 else 0.3 * form.bundle**0.5) * vectors
+        bundles = math.ceil(step.outputs / form.bundle)
+        weights = slots * (4 if form.bfloat16 else 6)
+    visits = blocks * bundles * (VISIT + form.bundle * vectors * 1.5)
+    # What a tile reads of the input: once from an outer cache, if that much stays in the first one.
+    reach = (form.rows - 1) * step.stride[0] + step.size[0]
+    across = (max(1, form.columns // out.groups) - 1) * step.stride[1] + step.size[1]
+    footprint = reach * across * min(out.groups, form.columns) * form.lanes * 4.0
+    channels = step.inputs * step.groups
+    if footprint * math.ceil(channels / blocks) > FIRST_CACHE:
+        inner *= 1.6
+    activations = (
+        channels * step.source.height * step.source.width + step.outputs * out.map.height * out.map.width
+    ) * (4.0 * out.images)
+    bandwidth = SECOND_BANDWIDTH if activations < SECOND_CACHE else THIRD_BANDWIDTH
+    traffic = footprint * channels / bandwidth
+    traffic += weights / (SECOND_BANDWIDTH if weights < SECOND_CACHE / 2 else THIRD_BANDWIDTH) * 0.5
+    return tiles * (inner + visits + traffic)

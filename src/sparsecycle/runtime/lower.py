@@ -1,0 +1,272 @@
+"""A graph as a native program: every value in its layout, every step on the values it needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sparsecycle.runtime.graph import (
+    Activate,
+    Add,
+    Concatenate,
+    Convolution,
+    Flatten,
+    Graph,
+    Map,
+    Pool,
+    Step,
+    operands,
+)
+from sparsecycle.runtime.layouts import Lanes, Layout, needed, regular, union
+
+if TYPE_CHECKING:
+    from sparsecycle.native._core import Program
+
+__all__ = ["Lowered", "lower"]
+
+
+@dataclass
+class Lowered:
+    """A program, and what its steps do.
+
+    Attributes:
+        program: Laid out and finished, without candidates.
+        names: Of its steps, in order.
+        convolutions: Which steps are convolutions, and of which of the graph's.
+        layouts: Of each convolution's result.
+    """
+
+    program: Program
+    names: list[str]
+    convolutions: dict[int, Convolution]
+    layouts: dict[int, Layout]
+
+
+def lower(graph: Graph, homes: Mapping[tuple[int, int], tuple[Lanes, int]], program: Program) -> Lowered:
+    """Lay out a graph and put a program together.
+
+    Args:
+        graph: Its steps are fused already.
+        homes: For maps of each height and width, their lanes and groups.
+        program: An empty one, for the graph's images.
+    """
+    return _Lowering(graph, homes, program).run()
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, homes: Mapping[tuple[int, int], tuple[Lanes, int]], program: Program) -> None:
+        self.graph = graph
+        self.program = program
+        self.made = Lowered(program, [], {}, {})
+        self.first = len(graph.inputs)
+        self.homes = [self._home(shape, *homes[shape.height, shape.width]) for shape in graph.maps]
+        self.never_negative = self._never_negative()
+        self.parents = self._parents()
+        self._widen_halos()
+        self.tensors: dict[tuple[int, Layout], int] = {}
+
+    def _home(self, shape: Map, lanes: Lanes, groups: int) -> Layout:
+        block = (math.ceil(shape.height / lanes.rows), math.ceil(shape.width / lanes.columns))
+        return Layout(shape, lanes, groups, block)
+
+    def _never_negative(self) -> list[bool]:
+        known = [False] * len(self.graph.maps)
+        for value, step in enumerate(self.graph.steps, self.first):
+            if isinstance(step, Convolution | Add | Activate):
+                known[value] = step.activation in ("relu", "relu6")
+            else:
+                known[value] = all(known[i] for i in operands(step))
+        return known
+
+    def _parents(self) -> dict[int, tuple[int, int]]:
+        """Values that are made where a concatenation has them: their concatenation, and first channel there."""
+        parents: dict[int, tuple[int, int]] = {}
+        for value, step in enumerate(self.graph.steps, self.first):
+            if not isinstance(step, Concatenate):
+                continue
+            channel = 0
+            for source in step.inputs:
+                if source >= self.first and source not in parents:
+                    parents[source] = (value, channel)
+                channel += self.graph.maps[source].channels
+        return parents
+
+    def _need(self, step: Step, source: int, out: Layout) -> Layout | None:
+        """In which layout a step has to read a value, if its result is to be `out`."""
+        shape = self.graph.maps[source]
+        if isinstance(step, Convolution) and source == step.input:
+            return needed(step, shape, out)
+        if isinstance(step, Pool):
+            need = needed(step, shape, out)
+            outside = any(need.halo) or need.block[0] * need.lanes.rows > shape.height if need else False
+            outside = outside or (need is not None and need.block[1] * need.lanes.columns > shape.width)
+            if need and outside and step.kind == "max" and not self.never_negative[source]:
+                return replace(need, fill=-math.inf)
+            return need
+        return replace(out, map=shape, halo=(0, 0, 0, 0))
+
+    def _widen_halos(self) -> None:
+        """Give each value's home the halo that its readers need, if they can read it there."""
+        for value, step in enumerate(self.graph.steps, self.first):
+            if isinstance(step, Flatten):
+                continue
+            for source in operands(step):
+                need = self._need(step, source, self.homes[value])
+                home = self.homes[source]
+                if need and replace(home, halo=need.halo) == need:
+                    self.homes[source] = replace(home, halo=union(home.halo, need.halo))
+        # What is made inside a concatenation has its halo; parents come later than their parts.
+        for value in sorted(self.parents):
+            for part, (parent, _) in self.parents.items():
+                if part == value:
+                    halo = union(self.homes[part].halo, self.homes[parent].halo)
+                    self.homes[parent] = replace(self.homes[parent], halo=halo)
+        for value in sorted(self.parents, reverse=True):
+            self.homes[value] = replace(self.homes[value], halo=self.homes[self.parents[value][0]].halo)
+
+    def _tensor(self, value: int, layout: Layout) -> int:
+        if (value, layout) not in self.tensors:
+            if layout == self.homes[value] and value in self.parents:
+                parent, channel = self.parents[value]
+                whole = self._tensor(parent, self.homes[parent])
+                self.tensors[value, layout] = self.program.view(whole, channel, layout.map.channels)
+            else:
+                lanes = layout.lanes
+                self.tensors[value, layout] = self.program.tensor(
+                    layout.map.channels,
+                    (layout.map.height, layout.map.width),
+                    (lanes.images, lanes.rows, lanes.columns),
+                    layout.groups,
+                    layout.block,
+                    layout.halo,
+                    layout.fill,
+                )
+        return self.tensors[value, layout]
+
+    def _read(self, value: int, need: Layout, name: str) -> int:
+        """The tensor of a value in a layout that serves, moved there if it is not in such yet."""
+        for (other, layout), tensor in self.tensors.items():
+            if other == value and layout.serves(need):
+                return tensor
+        layout = self.homes[value] if self.homes[value].serves(need) else need
+        tensor = self._tensor(value, layout)
+        shape = self.graph.maps[value]
+        if value < self.first:
+            self._note(self.program.load(value, (shape.channels, shape.height, shape.width), tensor), f"{name} (input)")
+        else:
+            source = self.tensors[value, self.homes[value]]
+            self._note(self.program.move(source, tensor), f"{name} (layout)")
+        return tensor
+
+    def _note(self, step: int, name: str) -> int:
+        assert step == len(self.made.names)
+        self.made.names.append(name)
+        return step
+
+    def run(self) -> Lowered:
+        for value, step in enumerate(self.graph.steps, self.first):
+            self._add(value, step, self.homes[value])
+        for number, value in enumerate(self.graph.outputs):
+            shape = self.graph.maps[value]
+            tensor = self._read(value, replace(self.homes[value], halo=(0, 0, 0, 0)), "output")
+            self._note(self.program.store(tensor, number, (shape.channels, shape.height, shape.width)), "output")
+        self.program.finish()
+        return self.made
+
+    def _add(self, value: int, step: Step, out: Layout) -> None:
+        if isinstance(step, Convolution):
+            self._convolution(value, step, out)
+        elif isinstance(step, Pool):
+            self._pool(value, step, out)
+        elif isinstance(step, Add | Activate):
+            sources = [self._read(source, _plain(out), step.name) for source in operands(step)]
+            right = sources[1] if isinstance(step, Add) else None
+            self._note(self.program.combine(sources[0], right, self._tensor(value, out), step.activation), step.name)
+        elif isinstance(step, Flatten):
+            home = self.homes[step.input]
+            source = self._read(step.input, replace(home, halo=(0, 0, 0, 0)), step.name)
+            self._note(self.program.move(source, self._tensor(value, out), flatten=True), step.name)
+        else:
+            self._concatenation(value, step, out)
+
+    def _convolution(self, value: int, step: Convolution, out: Layout) -> None:
+        need = self._need(step, step.input, out)
+        assert need is not None
+        source = self._read(step.input, need, step.name)
+        residual = None if step.residual is None else self._read(step.residual, _plain(out), step.name)
+        number = self.program.convolution(
+            source,
+            self._tensor(value, out),
+            residual,
+            tuple(step.weight.shape),
+            step.stride,
+            step.padding,
+            step.dilation,
+            step.groups,
+            step.weight.data_ptr(),
+            0 if step.bias is None else step.bias.data_ptr(),
+            step.activation,
+        )
+        self.made.convolutions[self._note(number, step.name)] = step
+        self.made.layouts[number] = out
+
+    def _pool(self, value: int, step: Pool, out: Layout) -> None:
+        need = self._need(step, step.input, out)
+        result = out
+        if need is None:
+            # Windows that differ from block to block: on whole maps in each lane, and then to where it belongs.
+            lanes = Lanes(1, 1, 1) if out.lanes.images == 1 else Lanes(out.lanes.images, 1, 1)
+            result = Layout(out.map, lanes, out.groups, (out.map.height, out.map.width))
+            need = self._need(step, step.input, result)
+            assert need is not None
+        source = self._read(step.input, need, step.name)
+        shape = self.graph.maps[step.input]
+        rows = _block_ranges(step.rows, shape.height, result.lanes.rows, result.block[0])
+        columns = _block_ranges(step.columns, shape.width, result.lanes.columns, result.block[1])
+        tensor = self._tensor(value, result)
+        average = step.kind == "average"
+        scale = _scale(step, result) if average else []
+        self._note(self.program.pool(source, tensor, average, rows, columns, scale), step.name)
+        if result != out:
+            self._note(self.program.move(tensor, self._tensor(value, out)), f"{step.name} (layout)")
+
+    def _concatenation(self, value: int, step: Concatenate, out: Layout) -> None:
+        whole = self._tensor(value, out)
+        channel = 0
+        for source in step.inputs:
+            channels = self.graph.maps[source].channels
+            if self.parents.get(source) != (value, channel):
+                part = self.program.view(whole, channel, channels)
+                tensor = self._read(source, replace(_plain(out), map=self.graph.maps[source]), step.name)
+                self._note(self.program.combine(tensor, None, part, "none"), step.name)
+            channel += channels
+
+
+def _plain(layout: Layout) -> Layout:
+    return replace(layout, halo=(0, 0, 0, 0))
+
+
+def _block_ranges(ranges: tuple[tuple[int, int], ...], size: int, lanes: int, block: int) -> list[tuple[int, int]]:
+    """A pool's windows along one axis, for the places of a block of its result."""
+    if lanes == 1:
+        return list(ranges)
+    window = regular(ranges, size)
+    assert window is not None
+    starts = (window.stride * i - window.padding for i in range(block))
+    return [(start, start + window.reach) for start in starts]
+
+
+def _scale(step: Pool, out: Layout) -> list[float]:
+    """What the sums of an average are multiplied with: of each place of a block, each lane."""
+    assert step.divisors is not None
+    (rows, columns), lanes = out.block, out.lanes
+    factors = np.zeros((lanes.rows * rows, lanes.columns * columns), np.float32)
+    factors[: out.map.height, : out.map.width] = 1 / step.divisors.numpy()
+    blocks = factors.reshape(lanes.rows, rows, lanes.columns, columns).transpose(1, 3, 0, 2)
+    one = blocks.reshape(rows, columns, 1, lanes.rows * lanes.columns)
+    scales: list[float] = np.tile(one, (1, 1, lanes.images, 1)).ravel().tolist()
+    return scales

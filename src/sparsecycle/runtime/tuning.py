@@ -1,0 +1,283 @@
+"""Which lanes each map has, and which kernel computes each convolution: ranked by the model, the best few timed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sparsecycle.runtime.cost import Form, Work, cycles, work
+from sparsecycle.runtime.graph import Convolution, Graph, Map
+from sparsecycle.runtime.layouts import Lanes, Layout
+from sparsecycle.runtime.lower import Lowered
+
+if TYPE_CHECKING:
+    from sparsecycle.native._core import Program
+
+__all__ = ["Choice", "Tuned", "apply", "homes", "ranking", "tune"]
+
+CANDIDATES = 4
+"""Of each convolution that are timed."""
+MOVE = 2.0
+"""Cycles that an element takes to be moved to another layout."""
+BUDGET = 1.0
+"""Seconds for timing candidates, about."""
+TURNS = 30
+"""In which each candidate is timed, at most."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a convolution is computed.
+
+    Attributes:
+        form: The kernel's.
+        blocks: Ranges of input channels.
+        seconds: What it took when it was chosen, for the whole batch.
+        dense_seconds: What a dense kernel took, if there is one for this layout.
+    """
+
+    form: Form
+    blocks: int
+    seconds: float
+    dense_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was chosen for a graph.
+
+    Attributes:
+        homes: The lanes and groups of maps of each height and width.
+        choices: Of each convolution, in order.
+    """
+
+    homes: Mapping[tuple[int, int], tuple[Lanes, int]]
+    choices: Sequence[Choice]
+
+    def plain(self) -> dict[str, Any]:
+        """The same in values that JSON has."""
+        return {
+            "homes": [[*size, *astuple(lanes), groups] for size, (lanes, groups) in self.homes.items()],
+            "choices": [[*astuple(choice.form), *astuple(choice)[1:]] for choice in self.choices],
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Tuned:
+        """What :meth:`plain` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it is something else.
+        """
+        count = len(fields(Form))
+        return cls(
+            {(h, w): (Lanes(images, rows, columns), groups) for h, w, images, rows, columns, groups in plain["homes"]},
+            [Choice(Form(*choice[:count]), *choice[count:]) for choice in plain["choices"]],
+        )
+
+
+def homes(graph: Graph, forms: Sequence[Form], widest: int, threads: int) -> dict[tuple[int, int], tuple[Lanes, int]]:
+    """The lanes and groups of maps of each height and width: those with which the whole network costs least by the model.
+
+    Groups of images never get smaller from one step to the next, and are so few that every thread has some.
+    """
+    shapes: dict[tuple[int, int], list[Map]] = defaultdict(list)
+    convolutions: dict[tuple[int, int], list[Work]] = defaultdict(list)
+    for value, shape in enumerate(graph.maps):
+        size = (shape.height, shape.width)
+        shapes[size].append(shape)
+        step = graph.steps[value - len(graph.inputs)] if value >= len(graph.inputs) else None
+        if isinstance(step, Convolution):
+            convolutions[size].append(work(step, graph.maps[step.input]))
+    order = list(shapes)
+    places = [shape.height * shape.width for shape in graph.maps]
+    alone = any(later > earlier for earlier, later in pairwise(places))
+    options = _options(widest, 1 if alone else max(1, graph.images // threads))
+
+    # The cheapest way through the sizes, each with one of the options: the best way to each option, size by size.
+    best: dict[tuple[Lanes, int], tuple[float, list[tuple[Lanes, int]]]] = {}
+    for number, size in enumerate(order):
+        reached = {}
+        for option in options:
+            own = _cost(size, option, convolutions[size], forms)
+            if not number:
+                reached[option] = (own, [option])
+                continue
+            before = order[number - 1]
+            elements = shapes[before][-1].channels * before[0] * before[1]
+            ways = [
+                (cost + (0 if _follows(before, previous, size, option) else MOVE * elements), way)
+                for previous, (cost, way) in best.items()
+                if (option[0].images * option[1]) % (previous[0].images * previous[1]) == 0
+            ]
+            if ways:
+                cost, way = min(ways, key=lambda found: found[0])
+                reached[option] = (cost + own, [*way, option])
+        best = reached
+    _, way = min(best.values(), key=lambda found: found[0])
+    return dict(zip(order, way, strict=True))
+
+
+def _follows(
+    before: tuple[int, int], previous: tuple[Lanes, int], size: tuple[int, int], option: tuple[Lanes, int]
+) -> bool:
+    """Whether a step that makes a smaller map can read the larger one where it is."""
+    if previous != option:
+        return False
+    for axis, lanes in enumerate((option[0].rows, option[0].columns)):
+        stride = round(before[axis] / size[axis])
+        if lanes > 1 and math.ceil(before[axis] / lanes) != stride * math.ceil(size[axis] / lanes):
+            return False
+    return True
+
+
+def _options(widest: int, most: int) -> list[tuple[Lanes, int]]:
+    """All lanes and groups, of no more images than `most`."""
+    powers = [2**i for i in range(7)]
+    return [
+        (Lanes(images, rows, count // (images * rows)), groups)
+        for count in powers
+        if 4 <= count <= widest
+        for images, rows, groups in product(powers, powers, powers[:5])
+        if count % (images * rows) == 0 and images * groups <= most and (groups == 1 or count == images)
+    ]
+
+
+def _cost(size: tuple[int, int], option: tuple[Lanes, int], steps: list[Work], forms: Sequence[Form]) -> float:
+    lanes, groups = option
+    block = (math.ceil(size[0] / lanes.rows), math.ceil(size[1] / lanes.columns))
+    total = 0.0
+    for step in steps or [Work(64, 64, 1, 64, Map(64, *size), (1, 1), (1, 1), 1)]:
+        out = Layout(Map(step.outputs, *size), lanes, groups, block)
+        total += min(cost for cost, _, _ in ranking(step, out, forms)) / out.images
+        # A halo is made of vectors that are not aligned, and filled anew by every step.
+        halo = 2 * (block[0] + block[1] + 2) if max(step.size) > 1 and lanes.rows * lanes.columns > 1 else 0
+        total += 2.0 * step.outputs * halo / out.images
+    return total
+
+
+def ranking(step: Work, out: Layout, forms: Sequence[Form]) -> list[tuple[float, int, int]]:
+    """Cost in cycles, form and blocks of all ways of computing a convolution, the best first."""
+    found = []
+    channels = step.inputs * step.groups
+    for number, form in enumerate(forms):
+        across = step.stride[1] == 1 or out.groups > 1
+        if form.lanes != out.lanes.count or form.step != (1 if across else 2):
+            continue
+        row = out.block[1] * out.groups if step.stride[1] == 1 else out.groups if out.groups > 1 else out.block[1]
+        merged = step.taps == 1 and step.stride == (1, 1)
+        if not merged and (form.columns > row or form.rows > out.block[0]):
+            continue
+        if merged and (form.rows > 1 or form.columns > out.vectors):
+            continue
+        if step.stride[1] > 2 and out.groups == 1 and form.columns > 1:
+            continue
+        for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64):
+            if blocks <= channels:
+                found.append((cycles(step, out, form, blocks), number, blocks))
+    return sorted(found)
+
+
+def tune(lowered: Lowered, graph: Graph, forms: Sequence[Form], values: str) -> list[Choice]:
+    """Time the best candidates of each convolution inside the whole network, and keep the fastest.
+
+    Args:
+        lowered: Its convolutions have no candidates yet.
+        graph: What was lowered.
+        forms: The native core's kernels.
+        values: ``"bf16"`` for sparse weights in half the space.
+
+    Returns:
+        What was chosen for each convolution, in order.
+    """
+    program = lowered.program
+    allowed = [i for i, form in enumerate(forms) if form.dense or form.bfloat16 == (values == "bf16")]
+    candidates: dict[int, list[tuple[int, int]]] = {}
+    references: dict[int, int] = {}
+    for step, convolution in lowered.convolutions.items():
+        task = work(convolution, graph.maps[convolution.input])
+        fitting = set(program.forms(step)).intersection(allowed)
+        ranked = [(f, b) for _, f, b in ranking(task, lowered.layouts[step], forms) if f in fitting]
+        candidates[step] = _build(program, step, ranked, CANDIDATES)
+        dense = [way for way in ranked if forms[way[0]].dense]
+        if dense and not any(forms[form].dense for form, _ in candidates[step]):
+            candidates[step] += _build(program, step, dense, 1)
+            references[step] = len(candidates[step]) - 1
+    inputs = [torch.randn(graph.images, *_shape(graph.maps[i])) for i in graph.inputs]
+    outputs = [torch.empty(graph.images, *_shape(graph.maps[i])) for i in graph.outputs]
+    times = _times(program, candidates, references, inputs, outputs)
+    chosen = []
+    for step, ways in candidates.items():
+        best = min(range(len(ways)), key=times[step].__getitem__)
+        program.choose(step, best)
+        program.keep_chosen(step)
+        dense_times = [t for t, (form, _) in zip(times[step], ways, strict=True) if forms[form].dense]
+        form, blocks = ways[best]
+        chosen.append(Choice(forms[form], blocks, times[step][best], min(dense_times, default=None)))
+    return chosen
+
+
+def apply(lowered: Lowered, forms: Sequence[Form], choices: Sequence[Choice]) -> None:
+    """Choose what was chosen before.
+
+    Raises:
+        ValueError: If a choice does not fit.
+    """
+    for step, choice in zip(lowered.convolutions, choices, strict=True):
+        lowered.program.candidate(step, forms.index(choice.form), choice.blocks)
+        lowered.program.keep_chosen(step)
+
+
+def _shape(shape: Map) -> tuple[int, int, int]:
+    return (shape.channels, shape.height, shape.width)
+
+
+def _build(program: Program, step: int, ranked: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    made: list[tuple[int, int]] = []
+    for form, blocks in ranked:
+        try:
+            program.candidate(step, form, blocks)
+        except ValueError:  # a block is too long for 16-bit offsets
+            continue
+        made.append((form, blocks))
+        if len(made) == most:
+            break
+    return made
+
+
+def _times(
+    program: Program,
+    candidates: Mapping[int, Sequence[tuple[int, int]]],
+    references: Mapping[int, int],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+) -> dict[int, list[float]]:
+    """The least seconds of each candidate, each where it will run: between the steps before and after it.
+
+    References are there for comparison, are slow, and are timed twice.
+    """
+    least = {step: [math.inf] * len(ways) for step, ways in candidates.items()}
+    sources, results = [x.data_ptr() for x in inputs], [y.data_ptr() for y in outputs]
+
+    def run(way: Mapping[int, int]) -> None:
+        for step, candidate in way.items():
+            program.choose(step, candidate)
+        seconds = program.profile(sources, results)
+        for step, candidate in way.items():
+            least[step][candidate] = min(least[step][candidate], seconds[step])
+
+    for _ in range(2):
+        run({step: references.get(step, 0) for step in candidates})
+    begin = time.perf_counter()
+    for turn in range(TURNS * CANDIDATES):
+        if turn >= 3 * CANDIDATES and time.perf_counter() - begin > BUDGET:
+            break
+        run({step: turn % (len(ways) - (step in references)) for step, ways in candidates.items()})
+    return least
