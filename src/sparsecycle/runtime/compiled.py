@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from sparsecycle.native import core
 from sparsecycle.runtime import cache
 from sparsecycle.runtime.cost import Form
 from sparsecycle.runtime.fuse import fuse
-from sparsecycle.runtime.graph import Convolution, Graph
+from sparsecycle.runtime.graph import Convolution
 from sparsecycle.runtime.lower import lower
 from sparsecycle.runtime.parts import NativePart, TorchPart
 from sparsecycle.runtime.plan import Entry, Plan
@@ -51,8 +51,9 @@ class Native:
         self._counts = [shape.channels * shape.height * shape.width * graph.images for shape in graph.maps]
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        lying = [x if x.is_contiguous() else x.contiguous() for x in inputs]
         outputs = [torch.empty(shape) for shape in self.part.shapes]
-        self.program.run([x.data_ptr() for x in inputs], [y.data_ptr() for y in outputs])
+        self.program.run([x.data_ptr() for x in lying], [y.data_ptr() for y in outputs])
         return outputs
 
     def entries(self) -> list[Entry]:
@@ -65,14 +66,21 @@ class Native:
         choices = dict(zip(self.lowered.convolutions, self.tuned.choices, strict=True))
         entries = []
         for number, (name, time) in enumerate(zip(self.lowered.names, seconds, strict=True)):
+            gather = self.lowered.gathers.get(number)
+            if gather is not None:
+                entries.append(Entry(name, "sparse, channels in lanes", time * 1e3, _sparsity(gather)))
+                continue
             step, choice = self.lowered.convolutions.get(number), choices.get(number)
             if step is None or choice is None:
                 entries.append(Entry(name, "", time * 1e3))
                 continue
             gain = choice.dense_seconds / choice.seconds if choice.dense_seconds and choice.seconds else None
-            sparsity = 1 - int(torch.count_nonzero(step.weight)) / step.weight.numel()
-            entries.append(Entry(name, str(choice.form), time * 1e3, sparsity, gain))
+            entries.append(Entry(name, str(choice.form), time * 1e3, _sparsity(step), gain))
         return entries
+
+
+def _sparsity(step: Convolution) -> float:
+    return 1 - int(torch.count_nonzero(step.weight)) / step.weight.numel()
 
 
 class Compiled(nn.Module):
@@ -107,7 +115,18 @@ class Compiled(nn.Module):
             Native(part, threads, values, next(known) if known else None) if isinstance(part, NativePart) else part
             for part in traced.parts
         ]
+        # The usual network is one native part with one output: that goes without names.
+        self._whole = self._parts[0] if len(self._parts) == 1 and self._is_plain(traced) else None
         self.eval()
+
+    def _is_plain(self, traced: Traced) -> bool:
+        part = self._parts[0]
+        return (
+            isinstance(part, Native)
+            and part.part.inputs == traced.inputs
+            and part.part.outputs == traced.outputs
+            and traced.structure == 0
+        )
 
     @property
     def tuned(self) -> list[Tuned]:
@@ -128,7 +147,6 @@ class Compiled(nn.Module):
         images = next((part.part.graph.images for part in self._parts if isinstance(part, Native)), 1)
         return Plan(tuple(entries), images, self.threads, native.isa())
 
-    @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Any:
         """Compute the network's outputs.
 
@@ -137,11 +155,17 @@ class Compiled(nn.Module):
             ValueError: If an input's shape is not the example's.
         """
         self._check(inputs)
+        if isinstance(self._whole, Native):
+            return self._whole(inputs)[0]
+        with torch.no_grad():
+            return self._forward(inputs)
+
+    def _forward(self, inputs: Sequence[Tensor]) -> Any:
         values: dict[str, Any] = dict(zip(self.traced.inputs, inputs, strict=True))
         values.update(self.traced.constants)
         for part in self._parts:
             if isinstance(part, Native):
-                made: Sequence[Any] = part([values[name].contiguous() for name in part.part.inputs])
+                made: Sequence[Any] = part([values[name] for name in part.part.inputs])
                 values.update(zip(part.part.outputs, made, strict=True))
             else:
                 made = part.module(*(values[name] for name in part.inputs))

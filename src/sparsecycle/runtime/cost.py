@@ -1,9 +1,9 @@
 """What a way of computing a convolution costs, as a model: it ranks the ways, of which the best few are then timed.
 
-Sparse kernels are bound by loads, two a cycle: a tile of R vectors takes R loads and half of one for its weight and offset
-(four at a time), so (2 R + 1) / 4 cycles. To that comes what a visit to a tile's sums costs, and the traffic of weights
-and activations from the outer caches. Figures are cycles of the processors this was fitted on (docs/runtime.md); only
-their ratios matter.
+Sparse kernels are bound by loads, two a cycle: a tile of R vectors takes R of them, and half of one for its weight and
+offset, of which four come at a time: (2 R + 1) / 4 cycles. To that comes what a visit to a tile's sums costs, and the
+traffic of weights and activations from the outer caches. Figures are cycles of the processors that this was fitted on;
+only their ratios matter.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import torch
 from sparsecycle.runtime.graph import Convolution, Map
 from sparsecycle.runtime.layouts import Layout
 
-__all__ = ["Form", "Work", "cycles", "work"]
+__all__ = ["Form", "Work", "can_gather", "cycles", "gather_cycles", "work"]
 
 FIRST_CACHE = 32 * 1024
 SECOND_CACHE = 512 * 1024
 SECOND_BANDWIDTH = 32.0
 """Bytes a cycle."""
 THIRD_BANDWIDTH = 5.0
+STREAM = 20.0
+"""Bytes a cycle of weights, which are read one after the other."""
 VISIT = 14.0
 """Cycles that a bundle takes to begin and end, without its sums."""
 LATENCY = 4.0
@@ -91,6 +93,26 @@ def work(step: Convolution, source: Map) -> Work:
     return Work(inputs, outputs, height * width, kept, source, (height, width), step.stride, step.groups)
 
 
+def can_gather(step: Work, size: tuple[int, int]) -> bool:
+    """Whether a convolution can be computed with output channels in its lanes: ``native/runtime/gather.h``."""
+    same = (step.source.height, step.source.width) == size and step.groups == 1
+    one = size == (1, 1) and step.size == (1, 1)
+    two = size == (2, 2) and (step.size, step.stride) == ((3, 3), (1, 1))
+    return same and (one or two)
+
+
+def gather_cycles(step: Work, lanes: int) -> float:
+    """Of a convolution with ``lanes`` output channels in its lanes, which wait for the one with the most weights."""
+    blocks = math.ceil(step.inputs / (2 * lanes)) * step.taps * math.ceil(step.outputs / lanes)
+    mean = step.kept / (blocks * lanes)
+    longest = min(2 * lanes, mean + 1.7 * mean**0.5 + 0.3)
+    pairs = 16 / 9 if step.taps == 9 else 1
+    # In 512 bits one instruction picks from two vectors, and there are registers enough.
+    pick = 0.95 if lanes == 16 or pairs == 1 else 2.4
+    traffic = 5 * lanes / STREAM
+    return blocks * (longest * max(0.7 + pairs * pick, traffic) + 2 + pairs)
+
+
 def met(step: Work, out: Layout, form: Form) -> float:
     """Which share of its taps a tile has to look at: where lanes are images, those on padding alone are left out."""
     share = 1.0
@@ -118,6 +140,7 @@ def cycles(step: Work, out: Layout, form: Form, blocks: int) -> float:
         form: The kernel's.
         blocks: Ranges of input channels that are gone through one after the other.
     """
+    passes = blocks if step.groups == 1 else 1  # a group's channels are all in one block
     row = out.block[1] * out.groups
     tiles = math.ceil(out.block[0] / form.rows) * math.ceil(row / form.columns)
     exact = out.vectors / (tiles * form.vectors)  # smaller kernels finish rows
@@ -133,10 +156,10 @@ def cycles(step: Work, out: Layout, form: Form, blocks: int) -> float:
         slots = step.kept * share
         inner = max((2 * vectors + 1) / 4, LATENCY / form.bundle) * slots
         # Kernels of few channels take the last weights of a visit one by one.
-        inner += step.outputs * blocks * (1.5 if form.bundle < 4 else 0.3 * form.bundle**0.5) * vectors
+        inner += step.outputs * passes * (1.5 if form.bundle < 4 else 0.3 * form.bundle**0.5) * vectors
         bundles = math.ceil(step.outputs / form.bundle)
         weights = slots * (4 if form.bfloat16 else 6)
-    visits = blocks * bundles * (VISIT + form.bundle * vectors * 1.5)
+    visits = passes * bundles * (VISIT + form.bundle * vectors * 1.5)
     # What a tile reads of the input: once from an outer cache, if that much stays in the first one.
     reach = (form.rows - 1) * step.stride[0] + step.size[0]
     across = (max(1, form.columns // out.groups) - 1) * step.stride[1] + step.size[1]
@@ -149,5 +172,5 @@ def cycles(step: Work, out: Layout, form: Form, blocks: int) -> float:
     ) * (4.0 * out.images)
     bandwidth = SECOND_BANDWIDTH if activations < SECOND_CACHE else THIRD_BANDWIDTH
     traffic = footprint * channels / bandwidth
-    traffic += weights / (SECOND_BANDWIDTH if weights < SECOND_CACHE / 2 else THIRD_BANDWIDTH) * 0.5
+    traffic += weights / (SECOND_BANDWIDTH if weights < SECOND_CACHE / 2 else STREAM)
     return tiles * (inner + visits + traffic)

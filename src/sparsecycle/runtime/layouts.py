@@ -1,8 +1,7 @@
 """How activations lie in memory: which layout each value has, and which one a step needs of what it reads.
 
-A vector holds one place of several images, or of several blocks of one image's map (``native/runtime/layout.h``). Maps of
-one size all have the same lanes, so what is added or concatenated always fits together. Which lanes: those that leave the
-fewest empty, of several images where so many images' maps stay in the cache.
+A vector holds one place of several images, or of several blocks of one image's map (``native/runtime/layout.h``). Maps
+of one size all have the same lanes, so what is added or concatenated always fits together.
 """
 
 from __future__ import annotations
@@ -10,23 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
-from sparsecycle.runtime.graph import Convolution, Graph, Map, Pool
+from sparsecycle.runtime.graph import Convolution, Map, Pool
 
 __all__ = ["Lanes", "Layout", "Window", "needed", "regular", "union"]
 
 
 @dataclass(frozen=True)
 class Lanes:
-    """What a vector's lanes are: images, and rows and columns of blocks of each image's map."""
+    """What a vector's lanes are: images, rows and columns of blocks of each image's map, and channels."""
 
     images: int
     rows: int
     columns: int
+    channels: int = 1
 
     @property
     def count(self) -> int:
         """How many there are."""
-        return self.images * self.rows * self.columns
+        return self.images * self.rows * self.columns * self.channels
 
 
 @dataclass(frozen=True)

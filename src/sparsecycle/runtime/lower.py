@@ -36,13 +36,15 @@ class Lowered:
     Attributes:
         program: Laid out and finished, without candidates.
         names: Of its steps, in order.
-        convolutions: Which steps are convolutions, and of which of the graph's.
-        layouts: Of each convolution's result.
+        convolutions: Which steps are convolutions that kernels are chosen for, and of which of the graph's.
+        gathers: Those with output channels in their lanes, which are computed in one way only.
+        layouts: Of each of the other convolutions' results.
     """
 
     program: Program
     names: list[str]
     convolutions: dict[int, Convolution]
+    gathers: dict[int, Convolution]
     layouts: dict[int, Layout]
 
 
@@ -61,7 +63,7 @@ class _Lowering:
     def __init__(self, graph: Graph, homes: Mapping[tuple[int, int], tuple[Lanes, int]], program: Program) -> None:
         self.graph = graph
         self.program = program
-        self.made = Lowered(program, [], {}, {})
+        self.made = Lowered(program, [], {}, {}, {})
         self.first = len(graph.inputs)
         self.homes = [self._home(shape, *homes[shape.height, shape.width]) for shape in graph.maps]
         self.never_negative = self._never_negative()
@@ -102,9 +104,7 @@ class _Lowering:
             return needed(step, shape, out)
         if isinstance(step, Pool):
             need = needed(step, shape, out)
-            outside = any(need.halo) or need.block[0] * need.lanes.rows > shape.height if need else False
-            outside = outside or (need is not None and need.block[1] * need.lanes.columns > shape.width)
-            if need and outside and step.kind == "max" and not self.never_negative[source]:
+            if need and (any(need.halo) or _is_ragged(need)) and step.kind == "max" and not self.never_negative[source]:
                 return replace(need, fill=-math.inf)
             return need
         return replace(out, map=shape, halo=(0, 0, 0, 0))
@@ -135,17 +135,21 @@ class _Lowering:
                 whole = self._tensor(parent, self.homes[parent])
                 self.tensors[value, layout] = self.program.view(whole, channel, layout.map.channels)
             else:
-                lanes = layout.lanes
-                self.tensors[value, layout] = self.program.tensor(
-                    layout.map.channels,
-                    (layout.map.height, layout.map.width),
-                    (lanes.images, lanes.rows, lanes.columns),
-                    layout.groups,
-                    layout.block,
-                    layout.halo,
-                    layout.fill,
-                )
+                self.tensors[value, layout] = self._new(layout)
         return self.tensors[value, layout]
+
+    def _new(self, layout: Layout) -> int:
+        lanes = layout.lanes
+        return self.program.tensor(
+            layout.map.channels,
+            (layout.map.height, layout.map.width),
+            (lanes.images, lanes.rows, lanes.columns),
+            layout.groups,
+            layout.block,
+            layout.halo,
+            layout.fill,
+            lanes.channels,
+        )
 
     def _read(self, value: int, need: Layout, name: str) -> int:
         """The tensor of a value in a layout that serves, moved there if it is not in such yet."""
@@ -186,6 +190,11 @@ class _Lowering:
             sources = [self._read(source, _plain(out), step.name) for source in operands(step)]
             right = sources[1] if isinstance(step, Add) else None
             self._note(self.program.combine(sources[0], right, self._tensor(value, out), step.activation), step.name)
+        elif isinstance(step, Flatten) and step.input < self.first:
+            shape = out.map  # an array's elements are in this order already
+            tensor = self._tensor(value, out)
+            number = self.program.load(step.input, (shape.channels, shape.height, shape.width), tensor)
+            self._note(number, f"{step.name} (input)")
         elif isinstance(step, Flatten):
             home = self.homes[step.input]
             source = self._read(step.input, replace(home, halo=(0, 0, 0, 0)), step.name)
@@ -195,12 +204,18 @@ class _Lowering:
 
     def _convolution(self, value: int, step: Convolution, out: Layout) -> None:
         need = self._need(step, step.input, out)
-        assert need is not None
+        result = out
+        if need is None:
+            # Blocks that follow those of the larger map that is read; from there to where the result belongs.
+            result = _following(step, self.graph.maps[step.input], out)
+            need = self._need(step, step.input, result)
+            assert need is not None
         source = self._read(step.input, need, step.name)
-        residual = None if step.residual is None else self._read(step.residual, _plain(out), step.name)
+        residual = None if step.residual is None else self._read(step.residual, _plain(result), step.name)
+        tensor = self._tensor(value, result)
         number = self.program.convolution(
             source,
-            self._tensor(value, out),
+            tensor,
             residual,
             tuple(step.weight.shape),
             step.stride,
@@ -211,16 +226,24 @@ class _Lowering:
             0 if step.bias is None else step.bias.data_ptr(),
             step.activation,
         )
-        self.made.convolutions[self._note(number, step.name)] = step
-        self.made.layouts[number] = out
+        self._note(number, step.name)
+        if out.lanes.channels > 1:
+            self.made.gathers[number] = step
+        else:
+            self.made.convolutions[number] = step
+            self.made.layouts[number] = result
+        if result != out:
+            self._note(self.program.move(tensor, self._tensor(value, out)), f"{step.name} (layout)")
 
     def _pool(self, value: int, step: Pool, out: Layout) -> None:
         need = self._need(step, step.input, out)
+        if need is None and self._is_global(step):
+            self._global_pool(value, step, out)
+            return
         result = out
         if need is None:
             # Windows that differ from block to block: on whole maps in each lane, and then to where it belongs.
-            lanes = Lanes(1, 1, 1) if out.lanes.images == 1 else Lanes(out.lanes.images, 1, 1)
-            result = Layout(out.map, lanes, out.groups, (out.map.height, out.map.width))
+            result = Layout(out.map, Lanes(out.lanes.images, 1, 1), out.groups, (out.map.height, out.map.width))
             need = self._need(step, step.input, result)
             assert need is not None
         source = self._read(step.input, need, step.name)
@@ -231,6 +254,35 @@ class _Lowering:
         average = step.kind == "average"
         scale = _scale(step, result) if average else []
         self._note(self.program.pool(source, tensor, average, rows, columns, scale), step.name)
+        if result != out:
+            self._note(self.program.move(tensor, self._tensor(value, out)), f"{step.name} (layout)")
+
+    def _is_global(self, step: Pool) -> bool:
+        """Whether it is one window, the whole map, and what lies in a block outside the map does not count."""
+        home = self.homes[step.input]
+        shape = home.map
+        whole = (step.rows, step.columns) == (((0, shape.height),), ((0, shape.width),))
+        return whole and (step.kind == "average" or self.never_negative[step.input] or not _is_ragged(home))
+
+    def _global_pool(self, value: int, step: Pool, out: Layout) -> None:
+        """First each block in its lane, then all blocks."""
+        home = self.homes[step.input]
+        source = self._read(step.input, _plain(home), step.name)
+        lanes = home.lanes
+        blocks = Map(home.map.channels, lanes.rows, lanes.columns)
+        average = step.kind == "average"
+        inside = self._new(Layout(blocks, lanes, home.groups, (1, 1)))
+        ones = [1.0] * lanes.count if average else []
+        rows, columns = home.block
+        self._note(self.program.pool(source, inside, average, [(0, rows)], [(0, columns)], ones), step.name)
+        apart = Lanes(lanes.images, 1, 1)
+        together = self._new(Layout(blocks, apart, home.groups, (lanes.rows, lanes.columns)))
+        self._note(self.program.move(inside, together), f"{step.name} (layout)")
+        result = Layout(out.map, apart, home.groups, (1, 1))
+        tensor = self._tensor(value, result)
+        scale = _scale(step, result) if average else []
+        all_blocks = [(0, lanes.rows)], [(0, lanes.columns)]
+        self._note(self.program.pool(together, tensor, average, *all_blocks, scale), step.name)
         if result != out:
             self._note(self.program.move(tensor, self._tensor(value, out)), f"{step.name} (layout)")
 
@@ -248,6 +300,18 @@ class _Lowering:
 
 def _plain(layout: Layout) -> Layout:
     return replace(layout, halo=(0, 0, 0, 0))
+
+
+def _following(step: Convolution, source: Map, out: Layout) -> Layout:
+    """A result's layout whose blocks are so large that those of the map that is read have all of it."""
+    axes = zip(out.block, (out.lanes.rows, out.lanes.columns), (source.height, source.width), step.stride, strict=True)
+    rows, columns = (max(block, math.ceil(size / (lanes * stride))) for block, lanes, size, stride in axes)
+    return replace(out, block=(rows, columns), halo=(0, 0, 0, 0))
+
+
+def _is_ragged(layout: Layout) -> bool:
+    rows, columns = layout.block
+    return rows * layout.lanes.rows > layout.map.height or columns * layout.lanes.columns > layout.map.width
 
 
 def _block_ranges(ranges: tuple[tuple[int, int], ...], size: int, lanes: int, block: int) -> list[tuple[int, int]]:

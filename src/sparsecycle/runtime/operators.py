@@ -144,7 +144,7 @@ def _convolution(
 @_operator("aten.linear.default")
 def _linear(call: Call, input: Operand, weight: Tensor, bias: Tensor | None = None) -> Native:
     shape = _value(input).shape
-    images = math.prod(shape[:-1])
+    images = _vectors(shape)
     if seen(shape, images) != Map(shape[-1], 1, 1):
         raise Unsupported(f"reads {shape}, which could be images as well as vectors")
     weight, bias = _constant(weight)[:, :, None, None], None if bias is None else _constant(bias)
@@ -348,14 +348,14 @@ def _cat(call: Call, inputs: Sequence[Operand], dimension: int = 0) -> Native:
     "aten.view.default",
 )
 def _reshape(call: Call, input: Operand, *args: Any) -> Native:
-    images = _images(input)
-    before, after = seen(input.shape, images), seen(call.shape, images)
-    assert before is not None
-    if after == before:
-        return Native(images, input.number)
-    if after != Map(before.channels * before.height * before.width, 1, 1):
-        raise Unsupported(f"makes {call.shape} of {input.shape}")
-    return Native(images, Flatten(call.name, input.number))
+    # The order of the elements stays: where both shapes are the same map of so many images, nothing is to be done.
+    for images in (_images(input), _vectors(call.shape)):
+        before, after = seen(input.shape, images), seen(call.shape, images)
+        if before is not None and after == before:
+            return Native(images, input.number)
+        if before is not None and after == Map(before.channels * before.height * before.width, 1, 1):
+            return Native(images, Flatten(call.name, input.number))
+    raise Unsupported(f"makes {call.shape} of {input.shape}")
 
 
 @_operator("aten.alias.default", "aten.clone.default", "aten.detach.default")
@@ -386,12 +386,17 @@ def _map(operand: Operand | Tensor) -> Map:
 
 
 def _images(*operands: Operand) -> int:
-    """As how many images a step sees its operands that does not mind: as the one that made the first of them does."""
+    """As how many images a step that does not mind sees its operands: as the step before does, if there is one."""
     for operand in operands:
         if operand.images is not None:
             return operand.images
-    shape = _value(operands[0]).shape
-    return shape[0] if len(shape) == 4 else math.prod(shape[:-1])
+    shape = operands[0].shape
+    return shape[0] if len(shape) == 4 else _vectors(shape)
+
+
+def _vectors(shape: tuple[int, ...]) -> int:
+    """How many vectors a tensor has along its last dimension."""
+    return math.prod(shape[:-1])
 
 
 def _pair(numbers: Sequence[int]) -> tuple[int, int]:

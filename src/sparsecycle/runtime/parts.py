@@ -76,9 +76,6 @@ def shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
-_NO_WORK = "no convolution or linear layer is in it"
-
-
 def cut(translation: Translation) -> list[Part]:
     """Cut a network into few parts, in an order in which they can run.
 
@@ -88,20 +85,18 @@ def cut(translation: Translation) -> list[Part]:
     natives = dict(translation.natives)
     while True:
         groups = _groups(natives)
-        idle = [
-            node
-            for group in groups
-            if not any(_is_worth_it(natives[node]) for node in group)
-            for node in group
-            if isinstance(natives[node], Native)
-        ]
+        idle = [group for group in groups if isinstance(natives[group[0]], Native) and not _has_work(group, natives)]
         if not idle:
             return [_part(translation, group, natives) for group in groups]
-        natives.update(dict.fromkeys(idle, _NO_WORK))
+        natives.update((node, _NO_WORK) for group in idle for node in group)
 
 
-def _is_worth_it(native: Native | str) -> bool:
-    return isinstance(native, Native) and isinstance(native.step, Convolution) and not is_scaling(native.step)
+_NO_WORK = "no convolution or linear layer is in it"
+
+
+def _has_work(nodes: Sequence[fx.Node], natives: Mapping[fx.Node, Native | str]) -> bool:
+    made = [native.step for node in nodes if isinstance(native := natives[node], Native)]
+    return any(isinstance(step, Convolution) and not is_scaling(step) for step in made)
 
 
 def _groups(natives: Mapping[fx.Node, Native | str]) -> list[list[fx.Node]]:
@@ -141,7 +136,7 @@ def _native_part(
 ) -> NativePart:
     numbers = {translation.numbers[node]: i for i, node in enumerate(inputs)}
     made = {node: native for node in nodes if isinstance(native := translation.natives[node], Native)}
-    images = next(iter(made.values())).images
+    images = made[nodes[0]].images
     maps = [_map(node, images) for node in inputs]
     steps: list[Step] = []
     for node, native in made.items():

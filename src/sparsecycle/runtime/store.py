@@ -27,7 +27,8 @@ def save(compiled: Compiled, path: str | os.PathLike[str]) -> None:
         ValueError: If a part of it runs in PyTorch, or an output does not depend on its inputs.
     """
     traced = compiled.traced
-    parts, tensors = [], {}
+    parts: list[dict[str, Any]] = []
+    tensors: dict[str, Tensor] = {}
     for part in traced.parts:
         if not isinstance(part, NativePart):
             raise ValueError(

@@ -43,6 +43,9 @@ class Traced:
 def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced:
     """Find the graphs in a network, as it is in evaluation.
 
+    The traced network returns the same, but leaves its inputs as they are where the network itself changes them in
+    place.
+
     Args:
         model: Is left as it is. The graphs may share its parameters' memory.
         example_inputs: What it is called with; the traced network is for tensors of these shapes and types.
@@ -51,18 +54,20 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
         ValueError: If a parameter is not float32 on the CPU, an input is not a tensor on the CPU, or the network
             changes one of its buffers when it is called, or returns anything but tensors and plain values in
             tuples, lists and dicts.
+        Exception: Whatever ``torch.export.export`` raises where it cannot follow the network.
     """
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     _check(model, inputs)
     exported = _exported(model, inputs)
     constants = _constants(exported)
     returned = _returned(exported)
+    outputs = [value for value in returned if isinstance(value, fx.Node)]
     names = [value.name if isinstance(value, fx.Node) else f"returned_{i}" for i, value in enumerate(returned)]
     structure = exported.module().graph.process_outputs(list(range(len(returned))))
     filled(structure, returned)  # raises if it cannot be
     return Traced(
         inputs=tuple(exported.graph_signature.user_inputs),
-        parts=tuple(cut(_translation(exported, constants, returned, dict(model.named_modules())))),
+        parts=tuple(cut(_translation(exported, constants, outputs, dict(model.named_modules())))),
         constants={
             name: copy.deepcopy(constants.get(value, value))
             for name, value in zip(names, returned, strict=True)
@@ -160,17 +165,23 @@ def _returned(exported: ExportedProgram) -> list[Any]:
     return [value for value, spec in zip(values, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
 
 
-def _translation(
-    exported: ExportedProgram,
-    constants: Mapping[fx.Node, Any],
-    returned: Sequence[Any],
-    modules: Mapping[str, nn.Module],
-) -> Translation:
-    outputs = [value for value in returned if isinstance(value, fx.Node)]
+def _needed(exported: ExportedProgram, constants: Mapping[fx.Node, Any], outputs: Sequence[fx.Node]) -> list[fx.Node]:
+    """The operators' uses that the outputs depend on, in order."""
     needed = set(outputs)
     for node in reversed(exported.graph.nodes):
         if node in needed and node not in constants:
             needed.update(node.all_input_nodes)
+    return [n for n in exported.graph.nodes if n.op == "call_function" and n in needed and n not in constants]
+
+
+def _translation(
+    exported: ExportedProgram,
+    constants: Mapping[fx.Node, Any],
+    outputs: Sequence[fx.Node],
+    modules: Mapping[str, nn.Module],
+) -> Translation:
+    nodes = _needed(exported, constants, outputs)
+    used = set(nodes)
     natives: dict[fx.Node, Native | str] = {}
     numbers = {node: i for i, node in enumerate(exported.graph.nodes)}
 
@@ -184,26 +195,24 @@ def _translation(
             raise Unsupported(f"reads a tensor of shape {tuple(value.shape)}")
         return Operand(numbers[node], tuple(value.shape), native.images if isinstance(native, Native) else None)
 
-    for node in exported.graph.nodes:
-        if node.op != "call_function" or node not in needed or node in constants:
-            continue
-        if node.target is operator.getitem and node.args[0] in natives:
-            # Of what gives several tensors, a step makes the first alone.
-            source = natives[node.args[0]]
-            natives[node] = Native(source.images, numbers[node.args[0]]) if isinstance(source, Native) else source
+    for node in nodes:
+        if node.target is operator.getitem and (several := node.all_input_nodes[0]) in natives:
+            # Of what makes several tensors, a step makes the first alone.
+            source = natives[several]
+            natives[node] = Native(source.images, numbers[several]) if isinstance(source, Native) else source
             continue
         name = str(node.target)  # "aten.conv2d.default"
         try:
             if name not in OPERATORS:
                 raise Unsupported("has no native form")
-            if any(user.target is operator.getitem and user.args[1] != 0 for user in needed.intersection(node.users)):
-                raise Unsupported("gives several tensors that are used")
+            if any(user.target is operator.getitem and user.args[1] != 0 for user in node.users if user in used):
+                raise Unsupported("makes several tensors that are used")
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), operand)
             if 0 in shape(node):
                 raise Unsupported("makes an empty tensor")
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), operand)
             natives[node] = OPERATORS[name](Call(_path(node, modules), shape(node)), *args, **kwargs)
         except Unsupported as why:
-            natives[node] = f"{name.rpartition('.')[0]} {why}"
+            natives[node] = f"{name.rpartition('.')[0] or name} {why}"
     return Translation(natives, numbers, constants, outputs)
 
 

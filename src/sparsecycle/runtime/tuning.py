@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sparsecycle.runtime.cost import Form, Work, cycles, work
-from sparsecycle.runtime.graph import Convolution, Graph, Map
+from sparsecycle.runtime.cost import Form, Work, can_gather, cycles, gather_cycles, work
+from sparsecycle.runtime.graph import Concatenate, Convolution, Graph, Map
 from sparsecycle.runtime.layouts import Lanes, Layout
 from sparsecycle.runtime.lower import Lowered
 
@@ -31,6 +31,10 @@ BUDGET = 1.0
 """Seconds for timing candidates, about."""
 TURNS = 30
 """In which each candidate is timed, at most."""
+
+
+BLOCKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Into how many a convolution's input channels may be cut."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +82,13 @@ class Tuned:
         """
         count = len(fields(Form))
         return cls(
-            {(h, w): (Lanes(images, rows, columns), groups) for h, w, images, rows, columns, groups in plain["homes"]},
+            {(h, w): (Lanes(*lanes), groups) for h, w, *lanes, groups in plain["homes"]},
             [Choice(Form(*choice[:count]), *choice[count:]) for choice in plain["choices"]],
         )
 
 
 def homes(graph: Graph, forms: Sequence[Form], widest: int, threads: int) -> dict[tuple[int, int], tuple[Lanes, int]]:
-    """The lanes and groups of maps of each height and width: those with which the whole network costs least by the model.
+    """The lanes and groups of maps of each height and width, with which the whole network costs least by the model.
 
     Groups of images never get smaller from one step to the next, and are so few that every thread has some.
     """
@@ -100,12 +104,16 @@ def homes(graph: Graph, forms: Sequence[Form], widest: int, threads: int) -> dic
     places = [shape.height * shape.width for shape in graph.maps]
     alone = any(later > earlier for earlier, later in pairwise(places))
     options = _options(widest, 1 if alone else max(1, graph.images // threads))
+    parts = [i for step in graph.steps if isinstance(step, Concatenate) for i in step.inputs]
+    together = {(graph.maps[i].height, graph.maps[i].width) for i in parts}
 
     # The cheapest way through the sizes, each with one of the options: the best way to each option, size by size.
     best: dict[tuple[Lanes, int], tuple[float, list[tuple[Lanes, int]]]] = {}
     for number, size in enumerate(order):
         reached = {}
         for option in options:
+            if option[0].channels > 1 and size in together:
+                continue
             own = _cost(size, option, convolutions[size], forms)
             if not number:
                 reached[option] = (own, [option])
@@ -141,7 +149,8 @@ def _follows(
 def _options(widest: int, most: int) -> list[tuple[Lanes, int]]:
     """All lanes and groups, of no more images than `most`."""
     powers = [2**i for i in range(7)]
-    return [
+    channels = [(Lanes(1, 1, 1, widest), 1)]
+    return channels + [
         (Lanes(images, rows, count // (images * rows)), groups)
         for count in powers
         if 4 <= count <= widest
@@ -152,6 +161,9 @@ def _options(widest: int, most: int) -> list[tuple[Lanes, int]]:
 
 def _cost(size: tuple[int, int], option: tuple[Lanes, int], steps: list[Work], forms: Sequence[Form]) -> float:
     lanes, groups = option
+    if lanes.channels > 1:
+        gatherable = bool(steps) and all(can_gather(step, size) for step in steps)
+        return sum(gather_cycles(step, lanes.channels) for step in steps) if gatherable else math.inf
     block = (math.ceil(size[0] / lanes.rows), math.ceil(size[1] / lanes.columns))
     total = 0.0
     for step in steps or [Work(64, 64, 1, 64, Map(64, *size), (1, 1), (1, 1), 1)]:
@@ -179,7 +191,7 @@ def ranking(step: Work, out: Layout, forms: Sequence[Form]) -> list[tuple[float,
             continue
         if step.stride[1] > 2 and out.groups == 1 and form.columns > 1:
             continue
-        for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64):
+        for blocks in BLOCKS:
             if blocks <= channels:
                 found.append((cycles(step, out, form, blocks), number, blocks))
     return sorted(found)
@@ -261,7 +273,7 @@ def _times(
 ) -> dict[int, list[float]]:
     """The least seconds of each candidate, each where it will run: between the steps before and after it.
 
-    References are there for comparison, are slow, and are timed twice.
+    References are there for comparison.
     """
     least = {step: [math.inf] * len(ways) for step, ways in candidates.items()}
     sources, results = [x.data_ptr() for x in inputs], [y.data_ptr() for y in outputs]
@@ -273,11 +285,14 @@ def _times(
         for step, candidate in way.items():
             least[step][candidate] = min(least[step][candidate], seconds[step])
 
-    for _ in range(2):
-        run({step: references.get(step, 0) for step in candidates})
     begin = time.perf_counter()
     for turn in range(TURNS * CANDIDATES):
-        if turn >= 3 * CANDIDATES and time.perf_counter() - begin > BUDGET:
+        spent = time.perf_counter() - begin
+        if turn >= 3 * (CANDIDATES + 1) and spent > BUDGET:
             break
-        run({step: turn % (len(ways) - (step in references)) for step, ways in candidates.items()})
+        # References have every fifth turn, and are slow: two will do where time is short.
+        if turn % (CANDIDATES + 1) == 0 and (turn <= CANDIDATES + 1 or spent < BUDGET / 2):
+            run({step: references.get(step, 0) for step in candidates})
+        else:
+            run({step: turn % (len(ways) - (step in references)) for step, ways in candidates.items()})
     return least

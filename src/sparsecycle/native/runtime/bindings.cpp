@@ -41,7 +41,10 @@ std::vector<Range> ranges(const std::vector<std::pair<int, int>>& pairs) {
 }
 
 template <class T>
-std::vector<T*> pointers(const std::vector<Address>& addresses) {
+std::vector<T*> pointers(const std::vector<Address>& addresses, int count, const char* what) {
+    if (addresses.size() < static_cast<size_t>(count)) {
+        throw std::invalid_argument(std::to_string(count) + what + " are needed, not " + std::to_string(addresses.size()));
+    }
     std::vector<T*> made;
     for (Address address : addresses) {
         if (!address) throw std::invalid_argument("an array has no address");
@@ -76,14 +79,14 @@ void bind_runtime(nb::module_& m) {
         .def(
             "tensor",
             [](Program& program, int channels, std::pair<int, int> map, std::tuple<int, int, int> lanes, int groups,
-               std::pair<int, int> block, std::tuple<int, int, int, int> halo, float fill) {
+               std::pair<int, int> block, std::tuple<int, int, int, int> halo, float fill, int lane_channels) {
                 const auto [top, bottom, left, right] = halo;
                 const auto [images, rows, columns] = lanes;
                 Layout layout;
                 layout.channels = channels;
                 layout.height = map.first;
                 layout.width = map.second;
-                layout.lanes = {images, rows, columns};
+                layout.lanes = {images, rows, columns, lane_channels};
                 layout.groups = groups;
                 layout.rows = block.first;
                 layout.columns = block.second;
@@ -91,7 +94,8 @@ void bind_runtime(nb::module_& m) {
                 layout.fill = fill;
                 return program.tensor(layout);
             },
-            "channels"_a, "map"_a, "lanes"_a, "groups"_a, "block"_a, "halo"_a, "fill"_a = 0.0f)
+            "channels"_a, "map"_a, "lanes"_a, "groups"_a, "block"_a, "halo"_a, "fill"_a = 0.0f,
+            "lane_channels"_a = 1)
         .def("view", &Program::view, "tensor"_a, "channel"_a, "channels"_a)
         .def(
             "load",
@@ -149,8 +153,8 @@ void bind_runtime(nb::module_& m) {
         .def(
             "run",
             [](const Program& program, const std::vector<Address>& inputs, const std::vector<Address>& outputs) {
-                const std::vector<const float*> in = pointers<const float>(inputs);
-                const std::vector<float*> out = pointers<float>(outputs);
+                const std::vector<const float*> in = pointers<const float>(inputs, program.inputs(), " inputs");
+                const std::vector<float*> out = pointers<float>(outputs, program.outputs(), " outputs");
                 const nb::gil_scoped_release release;
                 program.run(in.data(), out.data());
             },
@@ -158,8 +162,8 @@ void bind_runtime(nb::module_& m) {
         .def(
             "profile",
             [](const Program& program, const std::vector<Address>& inputs, const std::vector<Address>& outputs) {
-                const std::vector<const float*> in = pointers<const float>(inputs);
-                const std::vector<float*> out = pointers<float>(outputs);
+                const std::vector<const float*> in = pointers<const float>(inputs, program.inputs(), " inputs");
+                const std::vector<float*> out = pointers<float>(outputs, program.outputs(), " outputs");
                 std::vector<double> seconds(program.step_count());
                 const nb::gil_scoped_release release;
                 program.run(in.data(), out.data(), seconds.data());

@@ -43,7 +43,9 @@ ConvolutionStep::ConvolutionStep(const Program& program, int from, int to, int r
     demand(!added_ || (added_->channels == g.out && added_->lanes == output_.lanes && added_->groups == output_.groups &&
                        added_->rows == output_.rows && added_->columns == output_.columns),
            "residual is laid out differently from its output");
+    demand(input_.fill == 0, "input must be filled with 0 outside its map");
     demand(output_.fill == 0 || inside_->empty(), "output must be filled with 0 outside its map");
+    demand(weights, "weights have no address");
     weights_.assign(weights, weights + g.weights());
     bias_.assign(g.out, 0.0f);
     if (bias) bias_.assign(bias, bias + g.out);
@@ -123,12 +125,12 @@ private:
         const Layout &in = step_.input_, &out = step_.output_;
         const auto along = [](int places, int kernel, int lanes, int out_block, int out_size, int in_block, int in_size,
                               int stride, int padding, int dilation) {
-            std::vector<std::vector<uint8_t>> met(places, std::vector<uint8_t>(kernel));
+            std::vector<std::vector<bool>> met(places, std::vector<bool>(kernel));
             for (int place = 0; place < places; place++) {
                 for (int tap = 0; tap < kernel; tap++) {
                     for (int lane = 0; lane < lanes; lane++) {
                         const int from = lane * in_block + place * stride - padding + tap * dilation;
-                        if (lane * out_block + place < out_size && from >= 0 && from < in_size) met[place][tap] = 1;
+                        if (lane * out_block + place < out_size && from >= 0 && from < in_size) met[place][tap] = true;
                     }
                 }
             }
@@ -140,20 +142,20 @@ private:
                              in.width, g.stride_width, g.padding_width, g.dilation_width);
     }
 
-    std::vector<uint8_t> taps(int y, int height, int v, int width) const {
+    std::vector<bool> taps(int y, int height, int v, int width) const {
         const Geometry& g = step_.geometry_;
         const Layout& out = step_.output_;
-        std::vector<uint8_t> valid(g.taps());
+        std::vector<bool> valid(g.taps());
         int last_place = -1;
         for (int row = y; row < y + height; row++) {
             for (int i = v; i < v + width; i++) {
                 const int place = row * out.columns + i / out.groups;
                 if (place == last_place) continue;
                 last_place = place;
-                const std::vector<uint8_t>& rows = met_rows_[place / out.columns];
-                const std::vector<uint8_t>& columns = met_columns_[place % out.columns];
+                const std::vector<bool>& rows = met_rows_[place / out.columns];
+                const std::vector<bool>& columns = met_columns_[place % out.columns];
                 for (int tap = 0; tap < g.taps(); tap++) {
-                    valid[tap] |= rows[tap / g.kernel_width] & columns[tap % g.kernel_width];
+                    if (rows[tap / g.kernel_width] && columns[tap % g.kernel_width]) valid[tap] = true;
                 }
             }
         }
@@ -163,7 +165,7 @@ private:
     const ConvolutionStep& step_;
     const Form main_;
     int width_, rows_, run_;
-    std::vector<std::vector<uint8_t>> met_rows_, met_columns_;
+    std::vector<std::vector<bool>> met_rows_, met_columns_;
 };
 
 std::vector<int> ConvolutionStep::forms() const {
@@ -212,8 +214,8 @@ int ConvolutionStep::candidate(int number, int blocks) {
     ends.push_back(geometry_.out);
 
     Candidate made;
-    std::map<std::pair<std::vector<uint8_t>, int>, int> seen;
-    Cutter(*this, main).each([&](const Convolution& kernel, int y, int v, const std::vector<uint8_t>& taps) {
+    std::map<std::pair<std::vector<bool>, int>, int> seen;
+    Cutter(*this, main).each([&](const Convolution& kernel, int y, int v, const std::vector<bool>& taps) {
         const auto [found, is_new] = seen.emplace(std::make_pair(taps, kernel.form.bundle), seen.size());
         if (is_new) {
             std::vector<Pack>& packs = made.packs.emplace_back();

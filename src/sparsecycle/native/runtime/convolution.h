@@ -26,6 +26,7 @@ public:
                     const float* weights, const float* bias, const Activation& activation);
 
     void prepare(int workers) override { parts_ = workers; }
+    bool ready() const override { return chosen_ >= 0; }
     void run(const Frame& frame, int worker, int workers) const override;
 
     // The forms that fit this convolution's layouts, by their place in the instruction set's table.
@@ -53,7 +54,7 @@ private:
     int from_, to_, residual_;
     const Layout &input_, &output_;
     const Layout* added_;
-    const std::vector<float>* inside_;
+    const AlignedVector<float>* inside_;
     const Program& program_;
     Geometry geometry_;
     std::vector<float> weights_, bias_;

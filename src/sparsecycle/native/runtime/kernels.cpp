@@ -182,6 +182,86 @@ const Convolution convolutions[] = {
 #endif
     {{}, nullptr}};
 
+// The taps of a kernel of 3 x 3 that join two places of a map of 2 x 2: which input each output takes, if it is inside.
+constexpr int joined(int tap, int output, int side) {
+    if (side == 1) return 0;
+    const int y = output / 2 + tap / 3 - 1, x = output % 2 + tap % 3 - 1;
+    return y >= 0 && y < 2 && x >= 0 && x < 2 ? 2 * y + x : -1;
+}
+
+template <int Side, int Tap>
+SPARSECYCLE_INLINE void gather_tap(Gather& g, const Pair (&input)[Side * Side]) {
+    constexpr int L = widest;
+    const int groups = *g.sizes++;
+    for (int group = 0; group < groups; group++) {
+        float* output = g.output + *g.planes++ * g.output_plane;
+        Vector<L> sums[Side * Side];
+        SPARSECYCLE_UNROLL
+        for (int q = 0; q < Side * Side; q++) {
+            if (joined(Tap, q, Side) >= 0) sums[q] = at<L>(output + q / Side * g.output_row + q % Side * g.output_column);
+        }
+        for (int left = *g.counts++; left > 0; left--, g.inputs += L, g.weights += L) {
+            const Ints which = spread(g.inputs);
+            const Vector<L> weight = at<L>(g.weights);
+            SPARSECYCLE_UNROLL
+            for (int q = 0; q < Side * Side; q++) {
+                const int p = joined(Tap, q, Side);
+                if (p >= 0) sums[q] += weight * pick(input[p < 0 ? 0 : p], which);
+            }
+        }
+        SPARSECYCLE_UNROLL
+        for (int q = 0; q < Side * Side; q++) {
+            if (joined(Tap, q, Side) >= 0) put<L>(sums[q], output + q / Side * g.output_row + q % Side * g.output_column);
+        }
+    }
+}
+
+template <int Side>
+void gather(const Gather& call) {
+    constexpr int L = widest, places = Side * Side;
+    Gather g = call;
+    const auto place = [](int q, ptrdiff_t row, ptrdiff_t column) { return q / Side * row + q % Side * column; };
+    for (int plane = g.begin; plane < g.end; plane++) {
+        for (int q = 0; q < places; q++) {
+            put<L>(at<L>(g.bias + plane * L), g.output + plane * g.output_plane + place(q, g.output_row, g.output_column));
+        }
+    }
+    for (int plane = 0; plane < g.input_planes; plane += 2) {
+        Pair input[places];
+        const float* first = g.input + plane * g.input_plane;
+        const float* second = plane + 1 < g.input_planes ? first + g.input_plane : first;
+        for (int p = 0; p < places; p++) {
+            const ptrdiff_t at_p = place(p, g.input_row, g.input_column);
+            input[p] = {at<L>(first + at_p), at<L>(second + at_p)};
+        }
+        if constexpr (Side == 1) {
+            gather_tap<1, 0>(g, input);
+        } else {
+            gather_tap<2, 0>(g, input);
+            gather_tap<2, 1>(g, input);
+            gather_tap<2, 2>(g, input);
+            gather_tap<2, 3>(g, input);
+            gather_tap<2, 4>(g, input);
+            gather_tap<2, 5>(g, input);
+            gather_tap<2, 6>(g, input);
+            gather_tap<2, 7>(g, input);
+            gather_tap<2, 8>(g, input);
+        }
+    }
+    const Vector<L> low = all<L>(g.activation.low), high = all<L>(g.activation.high);
+    for (int plane = g.begin; plane < g.end; plane++) {
+        for (int q = 0; q < places; q++) {
+            float* output = g.output + plane * g.output_plane + place(q, g.output_row, g.output_column);
+            Vector<L> sum = at<L>(output);
+            if (g.residual) {
+                sum += at<L>(g.residual + plane * g.residual_plane + place(q, g.residual_row, g.residual_column));
+            }
+            if (g.activation.silu) sum = silu<L>(sum);
+            put<L>(limit<L>(sum, low, high), output);
+        }
+    }
+}
+
 // The greater one; NaN if either is, as in torch. The processor's maximum gives its second operand for NaN.
 template <int L>
 SPARSECYCLE_INLINE Vector<L> maximum(Vector<L> a, Vector<L> b) {
@@ -249,6 +329,38 @@ void combine(const float* left, const float* right, float* output, int64_t n, co
     for (; i < n; i++) output[i] = turn(all<L>(right ? left[i] + right[i] : left[i]))[0];
 }
 
+template <int L>
+void interleave(const float* const* streams, int64_t n, float* to, ptrdiff_t apart) {
+    int64_t i = 0;
+    for (; i + L <= n; i += L) {
+        Vector<L> square[L];
+        SPARSECYCLE_UNROLL
+        for (int lane = 0; lane < L; lane++) std::memcpy(&square[lane], streams[lane] + i, sizeof square[lane]);
+        transpose<L>(square);
+        SPARSECYCLE_UNROLL
+        for (int lane = 0; lane < L; lane++) put<L>(square[lane], to + (i + lane) * apart);
+    }
+    for (; i < n; i++) {
+        for (int lane = 0; lane < L; lane++) to[i * apart + lane] = streams[lane][i];
+    }
+}
+
+template <int L>
+void separate(const float* from, ptrdiff_t apart, int64_t n, float* const* streams) {
+    int64_t i = 0;
+    for (; i + L <= n; i += L) {
+        Vector<L> square[L];
+        SPARSECYCLE_UNROLL
+        for (int lane = 0; lane < L; lane++) square[lane] = at<L>(from + (i + lane) * apart);
+        transpose<L>(square);
+        SPARSECYCLE_UNROLL
+        for (int lane = 0; lane < L; lane++) std::memcpy(streams[lane] + i, &square[lane], sizeof square[lane]);
+    }
+    for (; i < n; i++) {
+        for (int lane = 0; lane < L; lane++) streams[lane][i] = from[i * apart + lane];
+    }
+}
+
 // Reads a vector that starts between two; what the mask leaves of it is inside the channel.
 template <int Bytes>
 void surround(char* channel, const BorderMove* moves, int64_t count, const uint8_t* masks, const uint8_t* fill) {
@@ -264,21 +376,24 @@ void surround(char* channel, const BorderMove* moves, int64_t count, const uint8
     }
 }
 
+#if defined(__AVX512F__)
+#define UP_TO_WIDEST(kernel) kernel<1>, kernel<2>, kernel<4>, kernel<8>, kernel<16>
+#elif defined(__AVX2__)
+#define UP_TO_WIDEST(kernel) kernel<1>, kernel<2>, kernel<4>, kernel<8>
+#else
+#define UP_TO_WIDEST(kernel) kernel<1>, kernel<2>, kernel<4>
+#endif
+
 }  // namespace
 
 extern const RuntimeKernels runtime_kernels = {
     convolutions,
     widest,
-    {
-        pool<1>, pool<2>, pool<4>,
-#if defined(__AVX2__)
-        pool<8>,
-#endif
-#if defined(__AVX512F__)
-        pool<16>,
-#endif
-    },
+    {UP_TO_WIDEST(pool)},
     combine,
+    {gather<1>, gather<2>},
+    {UP_TO_WIDEST(interleave)},
+    {UP_TO_WIDEST(separate)},
     {surround<1>, surround<2>, surround<4>, surround<8>, surround<16>, surround<32>, surround<64>},
 };
 

@@ -55,6 +55,29 @@ struct Convolution {
     Convolve run;
 };
 
+// A convolution of a tiny map, with output channels in the lanes: the inputs of two planes stay in registers, and each lane
+// takes the one it needs. Distances are in floats.
+struct Gather {
+    const float* input;
+    ptrdiff_t input_row, input_column, input_plane;
+    int input_planes;
+    float* output;
+    ptrdiff_t output_row, output_column, output_plane;
+    const float* residual;  // laid out as the output, but for the distances; or null
+    ptrdiff_t residual_row, residual_column, residual_plane;
+    const float* bias;      // of the output's planes, whole ones
+    Activation activation;
+    int begin, end;         // planes of the output
+    // For each two planes of the input and each tap: of how many output planes something is computed, which, and with how
+    // many steps. A step has, for each lane, a weight, and the number of its input among those of the two planes.
+    const uint16_t* sizes;
+    const uint16_t* planes;
+    const uint16_t* counts;
+    const uint8_t* inputs;
+    const float* weights;
+};
+using Gatherer = void (*)(const Gather&);
+
 // A channel's pool: for each output row and column the input's rows and columns, from `start` to before `stop`; distances
 // in floats. A place has `groups` vectors.
 struct Range {
@@ -78,11 +101,18 @@ using Combine = void (*)(const float* left, const float* right, float* output, i
 using Surround = void (*)(char* channel, const BorderMove* moves, int64_t count, const uint8_t* masks,
                           const uint8_t* fill);
 
+// to[i * apart ...] = {streams[0][i], streams[1][i], ...} for i < n: a vector of one element of each stream; and back.
+using Interleave = void (*)(const float* const* streams, int64_t n, float* to, ptrdiff_t apart);
+using Separate = void (*)(const float* from, ptrdiff_t apart, int64_t n, float* const* streams);
+
 struct RuntimeKernels {
     const Convolution* convolutions;  // ended by one without a function
     int lanes;                        // of the widest vectors of floats
     Pool pool[5];                     // by the logarithm of the lanes, up to 16
     Combine combine;
+    Gatherer gather[2];               // of maps of 1 x 1, and of 2 x 2 with a kernel of 3 x 3; of the widest vectors
+    Interleave interleave[5];         // by the logarithm of the lanes
+    Separate separate[5];
     Surround surround[7];             // by the logarithm of a vector's bytes, up to 64
 };
 

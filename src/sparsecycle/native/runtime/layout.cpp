@@ -1,5 +1,6 @@
 #include "layout.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <stdexcept>
@@ -7,12 +8,13 @@
 
 namespace sparsecycle {
 
-int64_t Layout::element_at(int64_t image, int64_t channel, int64_t y, int64_t x) const {
+int64_t Layout::element_at(int64_t image, int64_t y, int64_t x) const {
     const int64_t lane = ((image % lanes.images) * lanes.rows + y / rows) * lanes.columns + x / columns;
-    return (at(channel, y % rows, x % columns) + image / lanes.images) * lanes.count() + lane;
+    return (at(0, y % rows, x % columns) + image / lanes.images) * lanes.count() + lane * lanes.channels;
 }
 
 bool Layout::inside(int lane, int y, int x) const {
+    lane /= lanes.channels;
     const int column = lane % lanes.columns, row = lane / lanes.columns % lanes.rows;
     y += row * rows;
     x += column * columns;
@@ -30,7 +32,7 @@ void Layout::check() const {
     demand(channels > 0, "channels", channels, "positive");
     demand(height > 0, "height", height, "positive");
     demand(width > 0, "width", width, "positive");
-    demand(lanes.images > 0 && lanes.rows > 0 && lanes.columns > 0, "lanes", count, "positive");
+    demand(lanes.images > 0 && lanes.rows > 0 && lanes.columns > 0 && lanes.channels > 0, "lanes", count, "positive");
     demand(count <= 64 && (count & (count - 1)) == 0, "lanes", count, "a power of two, up to 64");
     demand(groups > 0, "groups", groups, "positive");
     demand(static_cast<int64_t>(rows) * lanes.rows >= height, "rows", rows, "enough for its height");
@@ -50,32 +52,32 @@ Border::Border(const Layout& layout) {
         }
     }
     const auto floor_div = [](int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); };
-    std::map<std::vector<uint8_t>, int> seen;
+    std::map<std::vector<bool>, int> seen;
     for (int y = -layout.halo.top; y < layout.rows + layout.halo.bottom; y++) {
         for (int x = -layout.halo.left; x < layout.columns + layout.halo.right; x++) {
             if (y >= 0 && y < layout.rows && x >= 0 && x < layout.columns) continue;
             // The neighbouring block that has this place is `down` and `across` lanes away.
             const int down = floor_div(y, layout.rows), across = floor_div(x, layout.columns);
-            std::vector<uint8_t> mask(bytes);
-            bool any = false;
+            std::vector<bool> inside(count);
             for (int lane = 0; lane < count; lane++) {
-                const int column = lane % layout.lanes.columns + across;
-                const int row = lane / layout.lanes.columns % layout.lanes.rows + down;
-                const bool has = layout.inside(lane, y, x) && column >= 0 && column < layout.lanes.columns && row >= 0 &&
-                                 row < layout.lanes.rows;
-                std::memset(&mask[lane * size], has ? 255 : 0, size);
-                any |= has;
+                const int block = lane / layout.lanes.channels;
+                const int column = block % layout.lanes.columns + across;
+                const int row = block / layout.lanes.columns % layout.lanes.rows + down;
+                inside[lane] = layout.inside(lane, y, x) && column >= 0 && column < layout.lanes.columns && row >= 0 &&
+                               row < layout.lanes.rows;
             }
-            if (!any) continue;
-            const int number = seen.emplace(mask, static_cast<int>(seen.size())).first->second;
-            if (number * static_cast<size_t>(bytes) == masks.size()) masks.insert(masks.end(), mask.begin(), mask.end());
+            if (std::find(inside.begin(), inside.end(), true) == inside.end()) continue;
+            const auto [mask, is_new] = seen.emplace(inside, static_cast<int>(seen.size()));
+            if (is_new) {
+                for (bool has : inside) masks.insert(masks.end(), size, has ? 255 : 0);
+            }
             const int64_t shift = static_cast<int64_t>(down) * layout.lanes.columns + across;
             const int64_t to = layout.at(0, y, x) * bytes;
             const int64_t from =
                 layout.at(0, y - down * layout.rows, x - across * layout.columns) * bytes + shift * size;
             for (int64_t group = 0; group < layout.groups; group++) {
                 moves.push_back({static_cast<int32_t>(to + group * bytes), static_cast<int32_t>(from + group * bytes),
-                                 number});
+                                 mask->second});
             }
         }
     }

@@ -5,7 +5,9 @@
 // then one place inside all blocks, and a shift by any tap of a kernel is another vector at a constant distance: all
 // loads are aligned, and nothing is copied as im2col would. What lies around a block is kept beside it, as a halo.
 //
-// With lanes 1 x 1 x 1 this is a plain array.
+// Where maps are so small that this would leave lanes empty, a vector can hold one place of several channels instead.
+//
+// With one lane this is a plain array.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +21,9 @@ inline int size_of(Element element) { return element == Element::float32 ? 4 : 1
 
 struct Lanes {
     int images = 1, rows = 1, columns = 1;
+    int channels = 1;  // the innermost
 
-    int count() const { return images * rows * columns; }
+    int count() const { return images * rows * columns * channels; }
     bool operator==(const Lanes&) const = default;
 };
 
@@ -42,16 +45,22 @@ struct Layout {
     int images() const { return lanes.images * groups; }
     int vector_bytes() const { return lanes.count() * size_of(element); }
 
-    // Distances in vectors.
+    // Channels, or as many together as a vector has.
+    int planes() const { return (channels + lanes.channels - 1) / lanes.channels; }
+
+    // Distances in vectors; a channel's is that of its plane.
     int64_t row() const { return static_cast<int64_t>(halo.left + columns + halo.right) * groups; }
     int64_t channel() const { return (halo.top + rows + halo.bottom) * row(); }
-    int64_t vectors() const { return channels * channel(); }
-    int64_t at(int64_t channel_, int64_t y, int64_t x) const {
-        return channel_ * channel() + (halo.top + y) * row() + (halo.left + x) * groups;
+    int64_t vectors() const { return planes() * channel(); }
+    int64_t at(int64_t plane, int64_t y, int64_t x) const {
+        return plane * channel() + (halo.top + y) * row() + (halo.left + x) * groups;
     }
 
-    // The place of a pixel of an image, in elements.
-    int64_t element_at(int64_t image, int64_t channel, int64_t y, int64_t x) const;
+    // The place of a pixel of an image, in elements; and of a channel relative to the first one.
+    int64_t element_at(int64_t image, int64_t y, int64_t x) const;
+    int64_t element_at(int64_t channel_) const {
+        return channel_ / lanes.channels * channel() * lanes.count() + channel_ % lanes.channels;
+    }
 
     // Whether some vectors of the blocks, not of the halo, have lanes outside the map.
     bool ragged() const { return lanes.rows * rows > height || lanes.columns * columns > width; }

@@ -45,7 +45,7 @@ struct Entry {
 }  // namespace
 
 Pack::Pack(const Geometry& geometry, const float* weights, const Layout& input, const Form& form, int begin, int end,
-           int blocks, const std::vector<uint8_t>& valid)
+           int blocks, const std::vector<bool>& valid)
     : bfloat16_(form.bfloat16), begin_(begin), end_(end) {
     const int group_in = geometry.in / geometry.groups, group_out = geometry.out / geometry.groups;
     const int per_block = (geometry.in + blocks - 1) / blocks;
@@ -76,7 +76,7 @@ Pack::Pack(const Geometry& geometry, const float* weights, const Layout& input, 
 }
 
 void Pack::add_block(const Geometry& geometry, const float* weights, const Layout& input, const Form& form, int begin,
-                     int end, int from, int to, const std::vector<uint8_t>& valid) {
+                     int end, int from, int to, const std::vector<bool>& valid) {
     const int group_in = geometry.in / geometry.groups, group_out = geometry.out / geometry.groups;
     const int taps = geometry.taps(), bundle = form.bundle, channels = end - begin;
     std::vector<int64_t> tap_offset(taps);
@@ -94,8 +94,9 @@ void Pack::add_block(const Geometry& geometry, const float* weights, const Layou
         throw std::invalid_argument("blocks of " + std::to_string(to - from) + " channels of " +
                                     std::to_string(plane * unit) + " bytes are too long for 16-bit offsets");
     }
-    blocks_.push_back({from, true, true, (channels + bundle - 1) / bundle, channels_.size(), counts_.size(),
-                       offsets_.size(), bfloat16_ ? short_weights_.size() : weights_.size()});
+    blocks_.push_back({from, true, true, 0, channels_.size(), counts_.size(), offsets_.size(),
+                       bfloat16_ ? short_weights_.size() : weights_.size()});
+    int& bundles = blocks_.back().bundles;
 
     // The weights of an output channel, of this block; a channel of a group has some of the block's inputs only.
     const auto row = [&](int channel, auto&& use) {
@@ -122,7 +123,7 @@ void Pack::add_block(const Geometry& geometry, const float* weights, const Layou
         });
         counts_.push_back(entries);
         std::vector<std::vector<float>> rows(bundle);
-        for (int at = begin; at < end; at += bundle) {
+        for (int at = begin; at < end; at += bundle, bundles++) {
             for (int b = 0; b < bundle; b++) {
                 const int channel = std::min(at + b, end - 1);
                 channels_.push_back(static_cast<uint16_t>(channel));
@@ -142,14 +143,17 @@ void Pack::add_block(const Geometry& geometry, const float* weights, const Layou
             if (weight != 0) rows[i].push_back({offset, weight});
         });
     }
-    // Bundles of channels with as many weights: they advance in lockstep, and the shorter ones are padded.
+    // Bundles of channels with as many weights: they advance in lockstep, and the shorter ones are padded with zeros for
+    // inputs that they read anyway. Those without weights read none, so they are on their own: 0 times infinity is NaN.
     std::vector<int> order(channels);
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return rows[a].size() < rows[b].size(); });
-    for (int at = 0; at < channels; at += bundle) {
+    const int empty = static_cast<int>(std::count_if(rows.begin(), rows.end(), [](const auto& r) { return r.empty(); }));
+    for (int at = 0, stop = 0; at < channels; at = stop, bundles++) {
+        stop = std::min(at + bundle, at < empty ? empty : channels);
         size_t longest = 0;
         for (int b = 0; b < bundle; b++) {
-            const int i = order[std::min(at + b, channels - 1)];
+            const int i = order[std::min(at + b, stop - 1)];
             channels_.push_back(static_cast<uint16_t>(begin + i));
             longest = std::max(longest, rows[i].size());
         }
@@ -157,9 +161,9 @@ void Pack::add_block(const Geometry& geometry, const float* weights, const Layou
         slots_ += static_cast<int64_t>(longest) * bundle;
         for (size_t j = 0; j < longest; j++) {
             for (int b = 0; b < bundle; b++) {
-                const std::vector<Entry>& entries = rows[order[std::min(at + b, channels - 1)]];
+                const std::vector<Entry>& entries = rows[order[std::min(at + b, stop - 1)]];
                 const bool has = j < entries.size();
-                offsets_.push_back(has ? entries[j].offset : entries.empty() ? 0 : entries.back().offset);
+                offsets_.push_back(has ? entries[j].offset : entries.back().offset);
                 push(has ? entries[j].weight : 0.0f);
             }
         }

@@ -2,28 +2,14 @@
 #pragma once
 
 #include <cstdint>
-#include <new>
 #include <utility>
 #include <vector>
 
+#include "aligned.h"
 #include "kernels.h"
 #include "layout.h"
 
 namespace sparsecycle {
-
-// Memory aligned to cache lines.
-template <class T>
-struct Aligned {
-    using value_type = T;
-    Aligned() = default;
-    template <class U>
-    Aligned(const Aligned<U>&) {}
-    T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64))); }
-    void deallocate(T* at, size_t) { ::operator delete(at, std::align_val_t(64)); }
-    bool operator==(const Aligned&) const { return true; }
-};
-template <class T>
-using AlignedVector = std::vector<T, Aligned<T>>;
 
 // A convolution as its user describes it; a linear layer is one with a kernel of 1 x 1 on a map of 1 x 1.
 struct Geometry {
@@ -42,7 +28,7 @@ public:
     // `blocks`: into how many ranges the input channels are cut, so that what a range reads of a tile stays in the
     // first-level cache. Throws std::invalid_argument if a range is too long for 16-bit offsets.
     Pack(const Geometry& geometry, const float* weights, const Layout& input, const Form& form, int begin, int end,
-         int blocks, const std::vector<uint8_t>& valid);
+         int blocks, const std::vector<bool>& valid);
 
     struct Block {
         int64_t channel;          // of the input, the first
@@ -59,7 +45,7 @@ public:
 
 private:
     void add_block(const Geometry&, const float* weights, const Layout&, const Form&, int begin, int end, int from, int to,
-                   const std::vector<uint8_t>& valid);
+                   const std::vector<bool>& valid);
 
     bool bfloat16_;
     int begin_, end_;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -12,6 +13,7 @@
 
 #include "../threads.h"
 #include "convolution.h"
+#include "gather.h"
 #include "kernels.h"
 #include "steps.h"
 
@@ -121,6 +123,7 @@ int Program::tensor(const Layout& layout) {
 int Program::view(int number, int channel, int channels) {
     check(number);
     const Tensor& whole = tensors_[number];
+    demand(whole.layout.lanes.channels == 1, "a tensor with channels in its lanes has no views");
     demand(channel >= 0 && channels > 0 && channel + channels <= whole.layout.channels,
            "channels " + std::to_string(channel) + " to " + std::to_string(channel + channels) + " are not in a tensor of " +
                std::to_string(whole.layout.channels));
@@ -136,28 +139,28 @@ int Program::view(int number, int channel, int channels) {
 
 int Program::add(std::unique_ptr<Step> step, int64_t images) {
     demand(!finished_, "the program is finished");
-    if (!step_images_.empty()) {
-        demand(images % step_images_.back() == 0, "a step of " + std::to_string(images) + " images cannot follow one of " +
-                                                      std::to_string(step_images_.back()));
-    }
     steps_.push_back(std::move(step));
     step_images_.push_back(images);
     return static_cast<int>(steps_.size()) - 1;
 }
 
 int Program::load(int input, const Array& array, int to) {
+    demand(input >= 0, "input=" + std::to_string(input) + " must not be negative");
     check(to);
     auto step = std::make_unique<MoveStep>(*this, MoveStep::Place{of_array(array), -1, input},
                                            MoveStep::Place{tensors_[to].layout, to, -1}, false);
     const int64_t images = step->images();
+    inputs_ = std::max(inputs_, input + 1);
     return add(std::move(step), images);
 }
 
 int Program::store(int from, int output, const Array& array) {
+    demand(output >= 0, "output=" + std::to_string(output) + " must not be negative");
     check(from);
     auto step = std::make_unique<MoveStep>(*this, MoveStep::Place{tensors_[from].layout, from, -1},
                                            MoveStep::Place{of_array(array), -1, output}, false);
     const int64_t images = step->images();
+    outputs_ = std::max(outputs_, output + 1);
     return add(std::move(step), images);
 }
 
@@ -175,6 +178,10 @@ int Program::convolution(int from, int to, int residual, const Geometry& geometr
     check(from);
     check(to);
     if (residual >= 0) check(residual);
+    if (tensors_[to].layout.lanes.channels > 1) {
+        return add(std::make_unique<GatherStep>(*this, from, to, residual, geometry, weights, bias, activation),
+                   tensors_[to].layout.images());
+    }
     return add(std::make_unique<ConvolutionStep>(*this, from, to, residual, geometry, weights, bias, activation),
                tensors_[to].layout.images());
 }
@@ -195,17 +202,36 @@ int Program::combine(int left, int right, int to, const Activation& activation) 
 
 void Program::finish() {
     demand(!finished_, "the program is finished");
-    finished_ = true;
-    const int count = static_cast<int>(steps_.size());
+    demand(!steps_.empty(), "the program has no steps");
+    // Steps see what steps of as many images, or of fewer, have made: so those of fewer can all run before.
+    const int count = step_count();
+    order_.resize(count);
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(), [&](int a, int b) { return step_images_[a] < step_images_[b]; });
     for (int i = 0; i < count; i++) {
-        if (segments_.empty() || segments_.back().images != step_images_[i]) segments_.push_back({step_images_[i], i, i});
+        const int64_t images = step_images_[order_[i]];
+        if (segments_.empty() || segments_.back().images != images) {
+            const int64_t before = segments_.empty() ? 1 : segments_.back().images;
+            demand(images % before == 0, "groups of " + std::to_string(images) + " images cannot be made of groups of " +
+                                             std::to_string(before));
+            segments_.push_back({images, i, i, false});
+        }
         segments_.back().end = i + 1;
     }
-    chunk_ = segments_.empty() ? 1 : segments_.back().images;
+    finished_ = true;
+    chunk_ = segments_.back().images;
     by_chunks_ = threads_ == 1 || (images_ + chunk_ - 1) / chunk_ >= threads_;
-    for (const Segment& segment : segments_) {
-        const bool together = !by_chunks_ && chunk_ / segment.images < threads_;
-        for (int i = segment.begin; i < segment.end; i++) steps_[i]->prepare(together ? threads_ : 1);
+    for (Segment& segment : segments_) {
+        // The halo of what several groups make is filled by the last one, when the others' work must be done.
+        bool joins = false;
+        for (int i = segment.begin; i < segment.end; i++) {
+            for (int number : steps_[order_[i]]->writes) {
+                const Tensor& tensor = tensors_[number];
+                joins |= tensor.layout.images() > segment.images && !tensor.border.moves.empty();
+            }
+        }
+        segment.alone = by_chunks_ || (chunk_ / segment.images >= threads_ && !joins);
+        for (int i = segment.begin; i < segment.end; i++) steps_[order_[i]]->prepare(segment.alone ? 1 : threads_);
     }
 
     // When each tensor is first written and last read; those that several segments see last for ever.
@@ -225,8 +251,8 @@ void Program::finish() {
                 life.connects |= life.segment != static_cast<int>(s);
                 life.last = i;
             };
-            for (int number : steps_[i]->writes) see(number);
-            for (int number : steps_[i]->reads) see(number);
+            for (int number : steps_[order_[i]]->writes) see(number);
+            for (int number : steps_[order_[i]]->reads) see(number);
         }
     }
     // A place is used again only by tensors with the same halo and the same places outside the map, which hold `fill`
@@ -345,7 +371,7 @@ public:
             const int64_t end = std::min(begin + program_.chunk_, program_.images_);
             for (const Segment& segment : program_.segments_) {
                 const int64_t groups = (end - begin + segment.images - 1) / segment.images;
-                const bool alone = program_.chunk_ / segment.images >= program_.threads_;
+                const bool alone = segment.alone;
                 Frame frame{program_, memory_.own[alone ? worker : 0].get(), memory_.shared[0].get(), 0, inputs_, outputs_};
                 for (int64_t group = alone ? worker : 0; group < groups; group += alone ? workers : 1) {
                     frame.image = begin + group * segment.images;
@@ -368,11 +394,12 @@ private:
         timed = timed && seconds_;
         Clock::time_point begin = timed ? Clock::now() : Clock::time_point();
         for (int i = segment.begin; i < segment.end; i++) {
-            program_.steps_[i]->run(frame, worker, workers);
+            const int number = program_.order_[i];
+            program_.steps_[number]->run(frame, worker, workers);
             if (barrier) barrier->wait(workers);
             if (timed) {
                 const Clock::time_point end = Clock::now();
-                seconds_[i] += std::chrono::duration<double>(end - begin).count();
+                seconds_[number] += std::chrono::duration<double>(end - begin).count();
                 begin = end;
             }
         }
@@ -386,7 +413,10 @@ private:
 };
 
 void Program::run(const float* const* inputs, float* const* outputs, double* seconds) const {
-    demand(finished_, "the program is not finished");
+    if (!finished_) throw std::invalid_argument("the program is not finished");
+    for (const std::unique_ptr<Step>& step : steps_) {
+        if (!step->ready()) throw std::invalid_argument("a convolution has no candidates");
+    }
     std::unique_ptr<Memory> memory;
     {
         const std::lock_guard<std::mutex> guard(lock_);

@@ -43,13 +43,14 @@ public:
     virtual ~Step() = default;
     virtual void run(const Frame& frame, int worker, int workers) const = 0;
     virtual void prepare(int /*workers*/) {}  // how many will share it, before it runs
+    virtual bool ready() const { return true; }
     std::vector<int> reads, writes;           // tensors
 };
 
 struct Tensor {
     Layout layout;
     Border border;
-    std::vector<float> inside;  // a vector for each of a block's, bits set in lanes inside the map; empty where all are
+    AlignedVector<float> inside;  // a vector for each of a block's, bits set in lanes inside the map; empty where all are
     int parent;                 // whose channels it has, or itself
     int64_t first_byte;         // of its channels in the parent
     // where the memory is
@@ -95,6 +96,8 @@ public:
     int64_t images() const { return images_; }
     int threads() const { return threads_; }
     int64_t memory() const { return workers_ * own_bytes_ + arenas_ * shared_bytes_; }
+    int inputs() const { return inputs_; }    // arrays that it reads
+    int outputs() const { return outputs_; }  // arrays that it writes
     int step_count() const { return static_cast<int>(steps_.size()); }
     const Tensor& tensor_at(int number) const { return tensors_[number]; }
     void surround(const Frame& frame, int tensor, int begin, int end) const;
@@ -102,7 +105,8 @@ public:
 private:
     struct Segment {
         int64_t images;  // a group
-        int begin, end;  // steps
+        int begin, end;  // of `order_`
+        bool alone;      // each thread runs groups of its own; else all work together on each step
     };
     struct Memory;
     class Run;
@@ -111,11 +115,12 @@ private:
     void check(int tensor) const;
 
     int64_t images_;
-    int threads_;
+    int threads_, inputs_ = 0, outputs_ = 0;
     bool finished_ = false;
     std::deque<Tensor> tensors_;  // which steps refer to
     std::vector<std::unique_ptr<Step>> steps_;
     std::vector<int64_t> step_images_;
+    std::vector<int> order_;  // in which the steps run
     std::vector<Segment> segments_;
     int64_t chunk_ = 1;        // images of the largest group
     bool by_chunks_ = true;    // each thread has its own

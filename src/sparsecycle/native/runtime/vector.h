@@ -150,11 +150,89 @@ SPARSECYCLE_INLINE void take(Four<16>& four, const uint16_t* weights) {
 }
 #endif
 
+// Rows become columns: element j of vector i goes to element i of vector j.
+template <int L>
+SPARSECYCLE_INLINE void transpose(Vector<L> (&square)[L]) {
+    for (int i = 0; i < L; i++) {
+        for (int j = 0; j < i; j++) {
+            const float kept = square[i][j];
+            square[i][j] = square[j][i];
+            square[j][i] = kept;
+        }
+    }
+}
+
+#if defined(__AVX2__)
+template <>
+SPARSECYCLE_INLINE void transpose<8>(Vector<8> (&square)[8]) {
+    __m256 pairs[8], fours[8];
+    SPARSECYCLE_UNROLL
+    for (int i = 0; i < 4; i++) {
+        pairs[2 * i] = _mm256_unpacklo_ps((__m256)square[2 * i], (__m256)square[2 * i + 1]);
+        pairs[2 * i + 1] = _mm256_unpackhi_ps((__m256)square[2 * i], (__m256)square[2 * i + 1]);
+    }
+    SPARSECYCLE_UNROLL
+    for (int i = 0; i < 8; i += 4) {
+        fours[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+        fours[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
+        fours[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+        fours[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
+    }
+    SPARSECYCLE_UNROLL
+    for (int i = 0; i < 4; i++) {
+        square[i] = (Vector<8>)_mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+        square[i + 4] = (Vector<8>)_mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+    }
+}
+#endif
+
+#if defined(__AVX512F__)
+// Of two vectors, the elements in turn: those of their lower halves, and of their upper ones. Doing this four times with
+// rows i and i + 8 transposes.
+template <>
+SPARSECYCLE_INLINE void transpose<16>(Vector<16> (&square)[16]) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    for (int round = 0; round < 4; round++) {
+        Vector<16> merged[16];
+        SPARSECYCLE_UNROLL
+        for (int i = 0; i < 8; i++) {
+            const __m512 a = (__m512)square[i], b = (__m512)square[i + 8];
+            merged[2 * i] = (Vector<16>)_mm512_permutex2var_ps(a, low, b);
+            merged[2 * i + 1] = (Vector<16>)_mm512_permutex2var_ps(a, high, b);
+        }
+        std::memcpy(&square, &merged, sizeof merged);
+    }
+}
+#endif
+
+// Two vectors of the widest kind, and of the elements of both those with the given numbers.
+struct Pair {
+    Vector<lanes> first, second;
+};
+
+SPARSECYCLE_INLINE Vector<lanes> pick(const Pair& pair, Ints which) {
+#if defined(__AVX512F__)
+    return (Vector<lanes>)_mm512_permutex2var_ps((__m512)pair.first, (__m512i)which, (__m512)pair.second);
+#elif defined(__AVX2__)
+    const __m256i index = (__m256i)which;
+    const __m256 first = _mm256_permutevar8x32_ps((__m256)pair.first, index);
+    const __m256 second = _mm256_permutevar8x32_ps((__m256)pair.second, index);
+    return (Vector<lanes>)_mm256_blendv_ps(first, second, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+#else
+    float both[2 * lanes];
+    std::memcpy(both, &pair, sizeof both);
+    Vector<lanes> picked;
+    for (int i = 0; i < lanes; i++) picked[i] = both[which[i]];
+    return picked;
+#endif
+}
+
 // e^x to one or two units in the last place, for x where it is a normal number; 0 below, infinity above.
 template <int L>
 SPARSECYCLE_INLINE Vector<L> exponential(Vector<L> x) {
     using Ints = typename Of<L>::Ints;
-    const Vector<L> bounded = limit<L>(x, all<L>(-87.3f), all<L>(88.3f));
+    const Vector<L> bounded = limit<L>(x, all<L>(-88.0f), all<L>(89.0f));  // n is -127 there, or 128
     // x = n ln 2 + r, with ln 2 in two parts so that r is exact; rounded by adding and taking away 1.5 * 2^23
     const float magic = 12582912.0f;
     const Vector<L> shifted = bounded * 1.44269504f + magic;
