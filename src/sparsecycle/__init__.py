@@ -1,6 +1,6 @@
 """sparsecycle: train once, get a small, fast network."""
 
-from sparsecycle import methods
+from sparsecycle import methods, runtime
 from sparsecycle.criteria import Magnitude, MagnitudeGain, Movement, Random, Taylor
 from sparsecycle.recovery import Recovery, Regrow
 from sparsecycle.report import Report
@@ -54,4 +54,5 @@ __all__ = [
     "colt",
     "lottery_ticket",
     "methods",
+    "runtime",
 ]

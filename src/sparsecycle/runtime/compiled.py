@@ -33,6 +33,9 @@ class Native:
         threads: How many compute it at most.
         values: One of :data:`VALUES`.
         tuned: What was chosen before, or None to choose now.
+
+    Raises:
+        ValueError: If what was chosen is for another network or machine.
     """
 
     def __init__(self, part: NativePart, threads: int, values: str, tuned: Tuned | None = None) -> None:
@@ -43,6 +46,8 @@ class Native:
         self.part = part
         self.tuned = tuned or Tuned(homes(graph, forms, native.widest(), threads), ())
         self.program = native.Program(graph.images, threads)
+        if not {(shape.height, shape.width) for shape in graph.maps} <= self.tuned.homes.keys():
+            raise ValueError("these choices are for another network: they do not have all of its maps")
         self.lowered = lower(graph, self.tuned.homes, self.program)
         if tuned:
             apply(self.lowered, forms, tuned.choices)
@@ -110,9 +115,12 @@ class Compiled(nn.Module):
         self.examples = tuple(examples)
         self.threads = threads
         self.values = values
-        known = iter(tuned) if tuned is not None else None
+        natives = sum(isinstance(part, NativePart) for part in traced.parts)
+        if tuned is not None and len(tuned) != natives:
+            raise ValueError(f"choices for {len(tuned)} native parts were given; the network has {natives}")
+        known = iter(tuned or [None] * natives)
         self._parts: list[Native | TorchPart] = [
-            Native(part, threads, values, next(known) if known else None) if isinstance(part, NativePart) else part
+            Native(part, threads, values, next(known)) if isinstance(part, NativePart) else part
             for part in traced.parts
         ]
         # The usual network is one native part with one output: that goes without names.

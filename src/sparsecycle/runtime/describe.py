@@ -28,7 +28,7 @@ def describe(graph: Graph) -> tuple[dict[str, Any], list[Tensor]]:
         return {"tensor": len(tensors) - 1}
 
     steps = [
-        {"kind": type(step).__name__.lower()} | {field.name: plain(getattr(step, field.name)) for field in fields(step)}
+        {"step": type(step).__name__.lower()} | {field.name: plain(getattr(step, field.name)) for field in fields(step)}
         for step in graph.steps
     ]
     content = {
@@ -56,7 +56,7 @@ def restore(content: dict[str, Any], tensors: Sequence[Tensor]) -> Graph:
 
 
 def _step(plain: dict[str, Any], tensors: Sequence[Tensor]) -> Step:
-    kind = _STEPS[plain.pop("kind")]
+    kind = _STEPS[plain.pop("step")]
 
     def value(found: Any) -> Any:
         if isinstance(found, dict):

@@ -305,7 +305,9 @@ def _plain(layout: Layout) -> Layout:
 def _following(step: Convolution, source: Map, out: Layout) -> Layout:
     """A result's layout whose blocks are so large that those of the map that is read have all of it."""
     axes = zip(out.block, (out.lanes.rows, out.lanes.columns), (source.height, source.width), step.stride, strict=True)
-    rows, columns = (max(block, math.ceil(size / (lanes * stride))) for block, lanes, size, stride in axes)
+    rows, columns = (
+        block if lanes == 1 else max(block, math.ceil(size / (lanes * stride))) for block, lanes, size, stride in axes
+    )
     return replace(out, block=(rows, columns), halo=(0, 0, 0, 0))
 
 
@@ -331,6 +333,6 @@ def _scale(step: Pool, out: Layout) -> list[float]:
     factors = np.zeros((lanes.rows * rows, lanes.columns * columns), np.float32)
     factors[: out.map.height, : out.map.width] = 1 / step.divisors.numpy()
     blocks = factors.reshape(lanes.rows, rows, lanes.columns, columns).transpose(1, 3, 0, 2)
-    one = blocks.reshape(rows, columns, 1, lanes.rows * lanes.columns)
-    scales: list[float] = np.tile(one, (1, 1, lanes.images, 1)).ravel().tolist()
+    one = blocks.reshape(rows, columns, 1, lanes.rows * lanes.columns, 1)
+    scales: list[float] = np.tile(one, (1, 1, lanes.images, 1, lanes.channels)).ravel().tolist()
     return scales

@@ -68,6 +68,9 @@ class Translation:
     outputs: Sequence[fx.Node]
 
 
+_NO_WORK = "no convolution or linear layer is in it"
+
+
 def shape(node: fx.Node) -> tuple[int, ...]:
     """The shape of the tensor that an operator makes, or of the first of several."""
     value = node.meta["val"]
@@ -89,9 +92,6 @@ def cut(translation: Translation) -> list[Part]:
         if not idle:
             return [_part(translation, group, natives) for group in groups]
         natives.update((node, _NO_WORK) for group in idle for node in group)
-
-
-_NO_WORK = "no convolution or linear layer is in it"
 
 
 def _has_work(nodes: Sequence[fx.Node], natives: Mapping[fx.Node, Native | str]) -> bool:
