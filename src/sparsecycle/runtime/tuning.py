@@ -6,7 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
@@ -165,13 +165,18 @@ def _cost(size: tuple[int, int], option: tuple[Lanes, int], steps: list[Work], f
         gatherable = bool(steps) and all(can_gather(step, size) for step in steps)
         return sum(gather_cycles(step, lanes.channels) for step in steps) if gatherable else math.inf
     block = (math.ceil(size[0] / lanes.rows), math.ceil(size[1] / lanes.columns))
-    total = 0.0
+    # Layers of one shape count together, each with as many weights as they have on average.
+    alike: dict[Work, list[int]] = defaultdict(list)
     for step in steps or [Work(64, 64, 1, 64, Map(64, *size), (1, 1), (1, 1), 1)]:
-        out = Layout(Map(step.outputs, *size), lanes, groups, block)
-        total += min(cost for cost, _, _ in ranking(step, out, forms)) / out.images
+        alike[replace(step, kept=0)].append(step.kept)
+    total = 0.0
+    for shape, kept in alike.items():
+        out = Layout(Map(shape.outputs, *size), lanes, groups, block)
+        cost, _, _ = ranking(replace(shape, kept=sum(kept) // len(kept)), out, forms)[0]
         # A halo is made of vectors that are not aligned, and filled anew by every step.
-        halo = 2 * (block[0] + block[1] + 2) if max(step.size) > 1 and lanes.rows * lanes.columns > 1 else 0
-        total += 2.0 * step.outputs * halo / out.images
+        has_halo = max(shape.size) > 1 and lanes.rows * lanes.columns > 1
+        halo = 2 * (block[0] + block[1] + 2) if has_halo else 0
+        total += len(kept) * (cost + 2.0 * shape.outputs * halo) / out.images
     return total
 
 

@@ -32,6 +32,18 @@ SPARSECYCLE_INLINE void start(Sums<L, H, W, B>& sums, const Tile& tile, const ui
     }
 }
 
+// In memory, for it takes the registers. A bundle that is not full ends with one channel again and again.
+template <int L, int H, int W, int B>
+void silu_outputs(const Tile& tile, const uint16_t* channels) {
+    for (int b = 0; b < B; b++) {
+        if (b && channels[b] == channels[b - 1]) continue;
+        for (int i = 0; i < H * W; i++) {
+            float* output = tile.output + channels[b] * tile.output_channel + i / W * tile.output_row + i % W * L;
+            put<L>(silu<L>(at<L>(output)), output);
+        }
+    }
+}
+
 template <int L, int H, int W, int B>
 SPARSECYCLE_INLINE void finish(Sums<L, H, W, B>& sums, const Tile& tile, const uint16_t* channels) {
     if (tile.last && tile.residual) {
@@ -43,11 +55,6 @@ SPARSECYCLE_INLINE void finish(Sums<L, H, W, B>& sums, const Tile& tile, const u
         }
     }
     if (tile.last) {
-        if (tile.activation.silu) {
-            for (int b = 0; b < B; b++) {
-                for (int i = 0; i < H * W; i++) sums.of[b][i] = silu<L>(sums.of[b][i]);
-            }
-        }
         const Vector<L> low = all<L>(tile.activation.low), high = all<L>(tile.activation.high);
         SPARSECYCLE_UNROLL
         for (int b = 0; b < B; b++) {
@@ -69,7 +76,7 @@ SPARSECYCLE_INLINE void finish(Sums<L, H, W, B>& sums, const Tile& tile, const u
         float* output = tile.output + channels[b] * tile.output_channel;
         SPARSECYCLE_UNROLL
         for (int i = 0; i < H * W; i++) put<L>(sums.of[b][i], output + i / W * tile.output_row + i % W * L);
-    }
+    }    if (tile.last && tile.activation.silu) silu_outputs<L, H, W, B>(tile, channels);
 }
 
 SPARSECYCLE_INLINE const float* place(const char* base, uint64_t offset) {

@@ -34,6 +34,7 @@ void Layout::check() const {
     demand(width > 0, "width", width, "positive");
     demand(lanes.images > 0 && lanes.rows > 0 && lanes.columns > 0 && lanes.channels > 0, "lanes", count, "positive");
     demand(count <= 64 && (count & (count - 1)) == 0, "lanes", count, "a power of two, up to 64");
+    demand(lanes.channels == 1 || lanes.channels == count, "channels a vector", lanes.channels, "1, or all its lanes");
     demand(groups > 0, "groups", groups, "positive");
     demand(static_cast<int64_t>(rows) * lanes.rows >= height, "rows", rows, "enough for its height");
     demand(static_cast<int64_t>(columns) * lanes.columns >= width, "columns", columns, "enough for its width");

@@ -257,7 +257,7 @@ void Program::finish() {
     }
     // A place is used again only by tensors with the same halo and the same places outside the map, which hold `fill`
     // from the beginning and are never written.
-    using Shape = std::tuple<Element, std::tuple<int, int, int>, int, int, int, int, int,
+    using Shape = std::tuple<Element, std::tuple<int, int, int, int>, int, int, int, int, int,
                              std::tuple<int, int, int, int>, float>;
     struct Room {
         int free_after;
@@ -285,7 +285,8 @@ void Program::finish() {
             shared_bytes_ += tensor.slots * bytes;
             continue;
         }
-        const Shape shape{layout.element, {layout.lanes.images, layout.lanes.rows, layout.lanes.columns}, layout.groups,
+        const Lanes& lanes = layout.lanes;
+        const Shape shape{layout.element, {lanes.images, lanes.rows, lanes.columns, lanes.channels}, layout.groups,
                           layout.rows, layout.columns, layout.height, layout.width,
                           {layout.halo.top, layout.halo.bottom, layout.halo.left, layout.halo.right}, layout.fill};
         std::vector<Room>& alike = rooms[shape];
