@@ -141,6 +141,31 @@ def test_enforce_leaves_no_negative_zero_where_asked(masks: Masks, weights: dict
     assert weights["a"].tolist() == [[1, 0], [0, -4]]
 
 
+def test_autograd_notices_that_weights_were_zeroed(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
+    loss = weights["a"].square().sum() + weights["b"].square().sum()
+    masks.enforce()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.filterwarnings("ignore:Using backward\\(\\) with create_graph=True")
+def test_gradients_that_have_a_graph_are_masked_in_it(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
+    masks.hook_gradients()
+    a = weights["a"]
+    (a**3).sum().backward(create_graph=True)
+    assert a.grad is not None
+    assert a.grad.tolist() == [[3, 0], [0, 48]]
+    (second,) = torch.autograd.grad(a.grad.sum(), a)
+    assert second.tolist() == [[6, 0], [0, -24]]
+
+
+def test_state_that_is_no_mapping_is_refused(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
+    optimizer = torch.optim.SGD(weights.values(), 0.1)
+    optimizer.state[weights["b"]] = [torch.ones(3)]
+    with pytest.raises(ValueError, match="an optimizer's state of a weight must be a mapping, not a list"):
+        masks.settle(optimizer, {})
+
+
 def test_part_and_join(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
     before = {name: w.detach().clone() for name, w in weights.items()}
     stored = [torch.full_like(w, 9.0) for w in weights.values()]  # whatever was there

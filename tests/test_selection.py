@@ -263,6 +263,16 @@ def test_equal_scores_are_not_collected(collected: list[int], k: int) -> None:
     assert same([mask], by_sorting([pruned], k, True))
 
 
+@both
+@pytest.mark.parametrize("numbers", [1, 3])  # of a tensor: one alone has no gap after it
+def test_scores_that_lie_negated(numbers: int) -> None:
+    scores = [pairs.conj().imag for pairs in torch.tensor([1 + 1j, 1 - 2j, 1 + 3j]).split(numbers)]
+    assert all(score.is_neg() for score in scores)
+    kept = keep_largest(scores, 1)
+    assert torch.cat(kept.masks).tolist() == [False, True, False]
+    assert kept.threshold == 2
+
+
 # What is refused.
 
 

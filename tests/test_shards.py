@@ -36,7 +36,7 @@ class Ranks:
 
 
 @given(
-    sizes=st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=3), min_size=1, max_size=3),
+    sizes=st.lists(st.lists(st.integers(0, 40), max_size=3), min_size=1, max_size=3),
     dtype=st.sampled_from(TYPES),
     spread=st.sampled_from(["normal", "ties", "zeros", "wide"]),
     absolute=st.booleans(),
@@ -72,10 +72,40 @@ def test_shards_find_the_threshold_of_the_whole(
     assert found == [expected] * len(shards)
 
 
+def alone(counts: Tensor) -> None:
+    """The sum over one process."""
+
+
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("k", [0, 7])
 def test_rank_that_there_is_not(k: int) -> None:
     with pytest.raises(ValueError, match=f"k={k} must be from 1 to 6, the number of scores"):
-        kth_largest([torch.randn(2, 3)], k, lambda counts: None)
+        kth_largest([torch.randn(2, 3)], k, alone)
+
+
+@pytest.mark.usefixtures("path")
+def test_no_scores_at_all() -> None:
+    with pytest.raises(ValueError, match="k=1 must be from 1 to 0, the number of scores"):
+        kth_largest([], 1, alone)
+
+
+@pytest.mark.usefixtures("path")
+def test_scores_that_lie_negated() -> None:
+    scores = [pair.conj().imag for pair in torch.tensor([[1 + 1j], [1 - 2j], [1 + 3j]])]
+    assert [kth_largest(scores, k, alone) for k in (1, 2, 3)] == [(2.0, 1), (-1.0, 1), (-3.0, 1)]
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("sign", [1, -1])
+def test_threshold_too_small_to_be_normal_where_torch_flushes_it(sign: int) -> None:
+    smallest = sign * torch.arange(1, 101, dtype=torch.int32).view(torch.float32)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this machine cannot flush numbers too small to be normal")
+    try:
+        found = kth_largest([smallest], 30, alone)
+    finally:
+        torch.set_flush_denormal(False)
+    assert found == ((71 if sign > 0 else -30) * 2.0**-149, 1)
 
 
 def work(rank: int, folder: str) -> None:

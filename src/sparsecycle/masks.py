@@ -64,7 +64,9 @@ class Masks:
             negative: Whether some of them may be negative, which times 0 is -0; those already zeroed are not.
         """
         if (layers := self._view.layers()) is not None:
-            self._strayed |= layers.enforce([], torch.get_num_threads())
+            if layers.enforce([], torch.get_num_threads()):
+                self._strayed = True
+                native.increment_versions(self._weights.values())
             return
         with torch.no_grad():
             torch._foreach_mul_(list(self._weights.values()), list(self._gates.values()))
@@ -93,6 +95,9 @@ class Masks:
         Args:
             optimizer: The optimizer of the weights.
             came_back: Where weights were pruned until now and are kept from here on: their state is cleared too.
+
+        Raises:
+            ValueError: If the optimizer's state of a weight is no mapping.
         """
         self.mask_gradients()
         for name, weight in self._weights.items():
@@ -111,7 +116,7 @@ class Masks:
 
     def prune(
         self, optimizer: torch.optim.Optimizer, shares: Sequence[Competing], returns: bool, floor: int
-    ) -> list[float] | None:
+    ) -> list[float | None] | None:
         """Keep the weights of the largest magnitude, and zero all that belongs to the others, in the native core.
 
         Reads the weights once where few of them fall, as where masks change at every step, and twice otherwise.
@@ -123,15 +128,18 @@ class Masks:
             floor: How many weights every layer keeps that competes with others.
 
         Returns:
-            The shares' thresholds. None, with no mask changed, if the core cannot take the weights.
+            The shares' thresholds; one that keeps nothing has none. None, with no mask changed, if the core cannot take
+            the weights.
 
         Raises:
-            ValueError: If a weight is NaN or infinite; no mask is changed then.
+            ValueError: If a weight is NaN or infinite; no mask is changed then. If the optimizer's state of a weight is
+                no mapping.
         """
         if (layers := self._view.layers()) is None:
             return None
-        companions, complete = self._view.belongings(optimizer.state)
+        companions, belongings, complete = self._view.belongings(optimizer.state)
         thresholds = layers.prune(companions, shares, returns, floor, torch.get_num_threads())
+        native.increment_versions([*self._weights.values(), *belongings])
         if self._strayed or not complete:
             self.settle(optimizer, {})
         return thresholds
@@ -225,6 +233,9 @@ def forget_momentum(optimizer: torch.optim.Optimizer) -> None:
 
 def _states(optimizer: torch.optim.Optimizer, weight: Tensor) -> Iterator[Tensor]:
     """What the optimizer holds of a weight, element by element."""
-    for state in optimizer.state.get(weight, {}).values():
+    held = optimizer.state.get(weight, {})
+    if not isinstance(held, Mapping):
+        raise ValueError(f"an optimizer's state of a weight must be a mapping, not a {type(held).__name__}")
+    for state in held.values():
         if torch.is_tensor(state) and state.shape == weight.shape:
             yield state

@@ -112,7 +112,7 @@ def kth_largest(
     grow with the scores.
 
     Args:
-        scores: This process's float32, bfloat16 or float16 tensors; without NaN.
+        scores: This process's float32, bfloat16 or float16 tensors, if it has any; without NaN.
         k: From 1 to the number of all processes' scores.
         reduce: Adds up a tensor of int64 over the processes, in place, such as ``torch.distributed.all_reduce``.
         absolute: Rank by absolute value.
@@ -134,6 +134,8 @@ def kth_largest(
         wanted -= int(at_least[digit] - counts[digit])
         prefix = prefix * values + digit
     key = prefix - (1 << 31)
+    if abs(key) < 1 << 23:  # below the normal numbers, which a thread may have been told to flush to 0
+        return key * 2.0**-149, wanted
     bits = np.array(key if key >= 0 else -key | 1 << 31, dtype=np.uint32)
     return float(bits.view(np.float32)), wanted
 
@@ -144,9 +146,9 @@ def _count_digits(scores: Sequence[Tensor], absolute: bool, prefix: int, shift: 
         dense = [score if native.is_dense(score) else score.contiguous() for score in scores]
         threads = torch.get_num_threads()
         return torch.tensor(native.layers(dense).histogram(absolute, prefix, shift, values, threads))
-    counts = torch.zeros(values, dtype=torch.int64, device=scores[0].device)
+    counts = torch.zeros(values, dtype=torch.int64, device=scores[0].device if scores else None)
     for score in scores:
-        bits = score.detach().reshape(-1).float().view(torch.int32).long()
+        bits = score.detach().resolve_neg().reshape(-1).float().view(torch.int32).long()
         magnitudes = bits & 0x7FFFFFFF
         keys = (magnitudes if absolute else torch.where(bits < 0, -magnitudes, magnitudes)) + (1 << 31)
         here = keys[keys >> shift + values.bit_length() - 1 == prefix]
@@ -283,8 +285,8 @@ def _ranked(flat: Tensor, absolute: bool) -> _Array:
 
 
 def _in_memory_order(tensor: Tensor) -> Tensor:
-    """The elements in the order in which they lie, as one row: a view, unless the tensor has gaps."""
-    return tensor.detach().permute(native.memory_order(tensor)).reshape(-1)
+    """The elements in the order in which they lie, as one row: a view, unless the tensor has gaps or lies negated."""
+    return tensor.detach().resolve_neg().permute(native.memory_order(tensor)).reshape(-1)
 
 
 # On an accelerator: digits of the numbers' bits, most significant first, with fixed shapes.

@@ -3,12 +3,19 @@
 // Built of isa.cpp, threads.cpp, selection/*.cpp and the kernels of each path. Prints what it checked, and returns 0
 // only if all was right. `check 0.1` does a tenth of the work, for machines that are emulated.
 
+#include <dlfcn.h>
+#include <pthread.h>
+
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <climits>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -19,6 +26,19 @@
 #include "../../src/sparsecycle/native/threads.h"
 
 using namespace sparsecycle;
+
+namespace {
+
+std::atomic<int> startable{INT_MAX};  // how many more threads the system has to give
+
+}  // namespace
+
+// The standard library starts its threads by this one, since a program's own functions come before a library's.
+[[gnu::visibility("default")]] int pthread_create(pthread_t* thread, const pthread_attr_t* how, void* (*run)(void*),
+                                                  void* argument) noexcept {
+    static const auto start = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+    return startable-- > 0 ? start(thread, how, run, argument) : EAGAIN;
+}
 
 namespace {
 
@@ -473,10 +493,10 @@ void check_counting(int64_t size, int threads) {
 
 // --- Pruning --------------------------------------------------------------------------------------------------
 
-// Marks what is kept of layers that compete, and returns their threshold: one that would fall below the floor keeps its
-// own largest, and the others compete for the rest.
-int32_t keep_naively(const Net& net, const std::vector<int>& indices, int64_t keep, int64_t floor, bool returns,
-                     std::vector<std::vector<uint8_t>>& kept) {
+// Marks what is kept of layers that compete, and returns their threshold if there is one: a layer that would fall below
+// the floor keeps its own largest, and the others compete for the rest.
+std::optional<int32_t> keep_naively(const Net& net, const std::vector<int>& indices, int64_t keep, int64_t floor,
+                                    bool returns, std::vector<std::vector<uint8_t>>& kept) {
     std::vector<Layer> theirs;
     for (int i : indices) theirs.push_back(net.layers[i]);
     const std::vector<Candidate> ranked = in_order_of_rank(theirs, true, returns);
@@ -496,7 +516,8 @@ int32_t keep_naively(const Net& net, const std::vector<int>& indices, int64_t ke
     if (fed.size() < theirs.size()) return keep_naively(net, fed, keep, floor, returns, kept);
     for (size_t i = 0; i < theirs.size(); i++)
         for (int64_t at : winners[i]) kept[indices[i]][at] = 1;
-    return keep ? ranked[keep - 1].key : INT32_MAX - 1;
+    if (!keep) return std::nullopt;
+    return ranked[keep - 1].key;
 }
 
 void check_prune(int64_t size, int threads) {
@@ -526,7 +547,7 @@ void check_prune(int64_t size, int threads) {
     const auto zero_all = [&](int i, int64_t at) {
         for (const Companion& c : companions[i]) std::memset(static_cast<char*>(c.data) + at * c.bytes, 0, c.bytes);
     };
-    std::vector<int32_t> thresholds;
+    std::vector<std::optional<int32_t>> thresholds;
     std::vector<std::vector<uint8_t>> kept;
     for (const Layer& layer : net.layers) kept.emplace_back(layer.size);
     int64_t floor = draw.one_in(2) ? 0 : draw.below(4);
@@ -682,6 +703,24 @@ void check_threads() {
         }
         expect(said == "item 500", "what is thrown arrives");
         parallel(threads, 0, [](int, int64_t) { expect(false, "no items, no work"); });
+    }
+    for (int others : {0, 1, 3}) {
+        startable = others;
+        std::vector<int> done(1000);
+        std::atomic<int> most{0};
+        parallel(5, 1000, [&](int worker, int64_t item) {
+            done[item]++;
+            if (worker > most) most = worker;
+        });
+        expect(std::all_of(done.begin(), done.end(), [](int times) { return times == 1; }), "each item once, by few");
+        expect(most <= others, "no more threads than there are");
+        startable = others;
+        std::vector<int> joined(5);
+        team(5, [&](int worker, int workers) { joined[worker] = workers; });
+        startable = INT_MAX;
+        std::vector<int> expected(5);
+        std::fill_n(expected.begin(), others + 1, others + 1);
+        expect(joined == expected, "a team of as many as there are");
     }
     bool refused = false;
     try {

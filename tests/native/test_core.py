@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,6 +162,18 @@ def test_a_path_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="isa='sse9' must be one of what this machine has: baseline"):
         core().use("sse9")
     assert core().isa() == before
+
+
+V3 = {"avx2", "fma", "bmi1", "bmi2", "popcnt", "abm", "f16c", "movbe"}  # Linux counts lzcnt as abm
+V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the processors of other machines have no such flags")
+@pytest.mark.skipif(not os.path.isfile("/proc/cpuinfo"), reason="the processor's flags are looked up as Linux has them")
+def test_paths_are_those_that_the_processor_can_run() -> None:
+    (flags, *_) = re.findall(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    paths = {"baseline": set(), "avx2": V3, "avx512": V3 | V4}
+    assert core().isas() == [path for path, needed in paths.items() if needed <= set(flags.split())]
 
 
 def test_threads_are_torchs() -> None:

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ from sparsecycle.competition import Competition
 from sparsecycle.masks import Masks
 from sparsecycle.methods import METHODS
 from sparsecycle.scopes import Share
+from sparsecycle.selection import WITHIN
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05),
@@ -313,6 +315,33 @@ def test_a_weight_without_elements(isa: str) -> None:
         assert tensor.tolist() == [0, 0, 1]
 
 
+def test_a_share_that_keeps_nothing_has_no_threshold(isa: str) -> None:
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
+    optimizer, masks, competition = torch.optim.SGD([weight], 0.1), Masks({"w": weight}), Competition(0)
+    assert competition.prune(masks, optimizer, [Share((0,), 0)], [Share((0,), 3)], True)
+    assert weight.tolist() == [0, 0, 0]
+    assert competition._nearby[0,].threshold is None
+    with torch.no_grad():
+        weight.copy_(torch.tensor([1.0, -2.0, 3.0]))
+    masks.replace([torch.ones(3, dtype=torch.bool)])
+    assert competition.prune(masks, optimizer, [Share((0,), 2)], [Share((0,), 3)], True)
+    assert (competition._nearby[0,].threshold, competition._nearby[0,].within) == (2, WITHIN)
+
+
+def test_a_threshold_too_small_to_be_normal_where_torch_flushes_it(isa: str) -> None:
+    weight = nn.Parameter(torch.arange(1, 101, dtype=torch.int32).view(torch.float32).clone())
+    optimizer, masks, competition = torch.optim.SGD([weight], 0.1), Masks({"w": weight}), Competition(0)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this machine cannot flush numbers too small to be normal")
+    try:
+        for keep in (30, 20):
+            assert competition.prune(masks, optimizer, [Share((0,), keep)], [Share((0,), keep + 10)], False)
+            assert competition._nearby[0,].threshold == (101 - keep) * 2.0**-149
+    finally:
+        torch.set_flush_denormal(False)
+    assert masks["w"].nonzero().flatten().tolist() == list(range(80, 100))
+
+
 # Not a number
 
 
@@ -598,6 +627,33 @@ def test_an_optimizer_state_without_tensors(isa: str, done: list[bool]) -> None:
     assert all(done)
     assert training.optimizer.state[training.weights["1.weight"]]["clock"] == 4
     nothing_lives_where_pruned(training)
+
+
+def test_an_optimizer_state_that_is_another_mapping(isa: str, done: list[bool]) -> None:
+    training = Training()
+    training.step()
+    for weight in training.weights.values():
+        training.optimizer.state[weight] = UserDict(training.optimizer.state[weight])
+    for _ in range(4):
+        training.step()
+        nothing_lives_where_pruned(training)
+    assert all(done)
+
+
+def test_autograd_notices_what_was_changed(isa: str, done: list[bool]) -> None:
+    training = Training()
+    training.move()
+    weights = list(training.weights.values())
+    tensors = [*weights, *(w.grad for w in weights if w.grad is not None), *training.momentum]
+    before, loss = [t._version for t in tensors], sum(w.square().sum() for w in weights)
+    training.sparsifier.step()
+    after = [t._version for t in tensors]
+    assert [b > a for a, b in zip(before, after, strict=True)] == [True] * 12
+    assert all(done)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()  # type: ignore[union-attr]
+    training.sparsifier._pruner.masks.enforce()  # which finds nothing to change
+    assert [t._version for t in tensors] == after
 
 
 # Copies, and two at once

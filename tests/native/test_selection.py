@@ -248,6 +248,7 @@ def test_numbers_too_small_to_be_normal_count_where_torch_flushes_them(
     scores = [*scores, (tiny * 1e-45).float(), (tiny * 6e-8).half(), (tiny * 1e-40).bfloat16()]
     k, absolute = data.draw(st.integers(1, total(scores))), data.draw(st.booleans())
     expected, near = by_sorting(scores, k, absolute), guess_at(SUBNORMAL, data.draw(guesses))
+    threshold = ranked(scores, absolute)[k - 1].item()
     if not torch.set_flush_denormal(True):
         pytest.skip("this machine cannot flush numbers too small to be normal")
     try:
@@ -255,6 +256,7 @@ def test_numbers_too_small_to_be_normal_count_where_torch_flushes_them(
     finally:
         torch.set_flush_denormal(False)
     assert same(kept.masks, expected)
+    assert kept.threshold == threshold
 
 
 # What is refused.

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 if TYPE_CHECKING:
     from sparsecycle.native import _core
 
-__all__ = ["View", "clear", "core", "fits", "is_dense", "layers", "lies_alike", "memory_order"]
+__all__ = ["View", "clear", "core", "fits", "increment_versions", "is_dense", "layers", "lies_alike", "memory_order"]
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _BYTES = (2, 4, 8)
@@ -80,12 +81,23 @@ def layers(tensors: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> 
     return found
 
 
+def increment_versions(tensors: Iterable[Tensor]) -> None:
+    """Tell autograd that the core wrote into these, so that it refuses a backward over what they were."""
+    for tensor in tensors:  # torch 2.4 takes no list
+        increment_version(tensor)
+
+
 def clear(mask: Tensor, tensor: Tensor) -> bool:
-    """Set a tensor to 0 where its dense bool mask is False; returns False, having done nothing, if the core cannot."""
+    """Set a tensor to 0 where its dense bool mask is False; returns False, having done nothing, if the core cannot.
+
+    Nor does it where autograd may have to record that: of a tensor that requires gradients.
+    """
     extension, bytes_each = core(), tensor.element_size()
-    if extension is None or not _is_plain(tensor) or not lies_alike(tensor, mask) or bytes_each not in _BYTES:
+    fitting = _is_plain(tensor) and lies_alike(tensor, mask) and bytes_each in _BYTES
+    if extension is None or not fitting or tensor.requires_grad:
         return False
     extension.clear(mask.data_ptr(), mask.numel(), tensor.data_ptr(), bytes_each, torch.get_num_threads())
+    increment_version(tensor)
     return True
 
 
@@ -109,13 +121,14 @@ class View:
                 self._layers = layers(self._weights, self._masks)
         return self._layers
 
-    def belongings(self, state: Mapping[Tensor, Any]) -> tuple[list[list[tuple[int, int]]], bool]:
+    def belongings(self, state: Mapping[Tensor, Any]) -> tuple[list[list[tuple[int, int]]], list[Tensor], bool]:
         """What belongs to each weight element by element: its gradient, and what an optimizer's ``state`` holds of it.
 
         Only where there are :meth:`layers`.
 
         Returns:
-            Addresses, with the bytes of an element, of all that lies as the weight does; and whether that is all.
+            Addresses, with the bytes of an element, of all that lies as the weight does; these tensors; and whether
+            that is all.
         """
         assert self._tensors is not None
         return self._tensors.belongings(state)
@@ -129,4 +142,4 @@ class View:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return type(tensor) in _PLAIN and tensor.is_cpu and tensor.layout is torch.strided
+    return type(tensor) in _PLAIN and tensor.is_cpu and tensor.layout is torch.strided and not tensor.is_neg()

@@ -3,15 +3,22 @@
 #include <atomic>
 #include <stdexcept>
 
+#ifdef SPARSECYCLE_HAS_AVX2
+#include <cpuid.h>
+#endif
+
 namespace sparsecycle {
 
 namespace {
 
 #ifdef SPARSECYCLE_HAS_AVX2
 bool has_avx2() {
-    // What -march=x86-64-v3 lets the compiler use.
+    // What -march=x86-64-v3 lets the compiler use. Clang before 18 cannot be asked for the last three by their names.
+    unsigned a, b, basic, extended, d;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt") &&
+           __get_cpuid(1, &a, &b, &basic, &d) && (basic & bit_F16C) && (basic & bit_MOVBE) &&
+           __get_cpuid(0x80000001, &a, &b, &extended, &d) && (extended & bit_LZCNT);
 }
 #endif
 

@@ -15,6 +15,7 @@ struct Names {
     PyObject* stride = PyUnicode_InternFromString("stride");
     PyObject* is_cpu = PyUnicode_InternFromString("is_cpu");
     PyObject* layout = PyUnicode_InternFromString("layout");
+    PyObject* requires_grad = PyUnicode_InternFromString("requires_grad");
     PyObject* element_size = PyUnicode_InternFromString("element_size");
     PyObject* dense = PyUnicode_InternFromString("dense");
     PyObject* get_num_threads = PyUnicode_InternFromString("get_num_threads");
@@ -97,9 +98,11 @@ bool Tensors::moved() const {
     return false;
 }
 
-std::pair<std::vector<std::vector<std::pair<std::uintptr_t, int>>>, bool> Tensors::belongings(nb::handle state) const {
+std::tuple<std::vector<std::vector<std::pair<std::uintptr_t, int>>>, std::vector<nb::object>, bool> Tensors::belongings(
+    nb::handle state) const {
     const Names& names = torch().names;
     std::vector<std::vector<std::pair<std::uintptr_t, int>>> found(weights_.size());
+    std::vector<nb::object> tensors;
     const bool known = PyDict_Check(state.ptr());
     bool complete = known;
     for (size_t i = 0; i < weights_.size(); i++) {
@@ -108,11 +111,14 @@ std::pair<std::vector<std::vector<std::pair<std::uintptr_t, int>>>, bool> Tensor
             if (!bytes || !equal(call(tensor, names.stride), places_[i].strides) ||
                 !equal(get(tensor, names.shape), places_[i].shape))
                 complete = false;
-            else if (const std::uintptr_t at = address(tensor))  // what is empty has none
+            else if (const std::uintptr_t at = address(tensor)) {  // what is empty has none
                 found[i].push_back({at, bytes});
+                tensors.push_back(nb::borrow(tensor));
+            }
         };
         PyObject* held = known ? PyDict_GetItemWithError(state.ptr(), weights_[i].ptr()) : nullptr;
         if (!held && PyErr_Occurred()) nb::raise_python_error();
+        if (held && !PyDict_Check(held)) complete = false;
         PyObject *key, *value;
         for (Py_ssize_t at = 0; held && PyDict_Check(held) && PyDict_Next(held, &at, &key, &value);)
             if (PyObject_TypeCheck(value, reinterpret_cast<PyTypeObject*>(torch().tensor)) &&
@@ -121,7 +127,7 @@ std::pair<std::vector<std::vector<std::pair<std::uintptr_t, int>>>, bool> Tensor
         const nb::object gradient = get(weights_[i], names.grad);
         if (!gradient.is_none()) add(gradient);
     }
-    return {std::move(found), complete};
+    return {std::move(found), std::move(tensors), complete};
 }
 
 Gate::Gate(nb::object mask, nb::object flow, nb::object otherwise)
@@ -137,7 +143,9 @@ void Gate::operator()(nb::handle weight) const {
     const nb::object gradient = get(weight, names.grad);
     if (gradient.is_none() || get(flow_, names.dense).ptr() == Py_True) return;
     const int bytes = is_plain(gradient) ? bytes_of(gradient) : 0;
-    if (!bytes || !equal(call(gradient, names.stride), strides_) || !equal(get(gradient, names.shape), shape_)) {
+    // One that has a graph of its own is autograd's to change; of any other, no graph knows yet.
+    if (!bytes || get(gradient, names.requires_grad).ptr() == Py_True ||
+        !equal(call(gradient, names.stride), strides_) || !equal(get(gradient, names.shape), shape_)) {
         otherwise_(mask_, gradient);
         return;
     }

@@ -7,6 +7,7 @@
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -23,8 +24,9 @@ class Tensors {
     bool moved() const;
 
     // For each the addresses of what an optimizer holds of it element by element, and of its gradient, with the bytes of
-    // an element; and whether there is nothing else of its shape, such as what lies in another order.
-    std::pair<std::vector<std::vector<std::pair<std::uintptr_t, int>>>, bool> belongings(nb::handle state) const;
+    // an element; all these tensors; and whether there is nothing else of its shape, such as what lies in another order.
+    std::tuple<std::vector<std::vector<std::pair<std::uintptr_t, int>>>, std::vector<nb::object>, bool> belongings(
+        nb::handle state) const;
 
    private:
     struct Place {
@@ -39,7 +41,7 @@ class Tensors {
 // A hook that zeroes a weight's gradient where its mask is 0, unless `flow.dense` is true.
 class Gate {
    public:
-    // `otherwise(mask, gradient)` is called for a gradient that does not lie as the mask does.
+    // `otherwise(mask, gradient)` is called for a gradient that does not lie as the mask does, or has a graph.
     Gate(nb::object mask, nb::object flow, nb::object otherwise);
 
     void operator()(nb::handle weight) const;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -55,6 +54,18 @@ struct Loop {
 
 void take_part(void* loop) { static_cast<Loop*>(loop)->take_part(); }
 
+// So many threads that do this, or as many as the system gives.
+template <class Work>
+std::vector<std::thread> started(int number, const Work& work) {
+    std::vector<std::thread> threads;
+    threads.reserve(number);
+    try {
+        for (int i = 0; i < number; i++) threads.emplace_back(work);
+    } catch (const std::exception&) {  // must not pass: a thread that nobody joins ends the program
+    }
+    return threads;
+}
+
 }  // namespace
 
 void parallel(int threads, int64_t items, const std::function<void(int, int64_t)>& work) {
@@ -65,12 +76,7 @@ void parallel(int threads, int64_t items, const std::function<void(int, int64_t)
     } else if (GompParallel run = torchs_runtime()) {
         run(take_part, &loop, static_cast<unsigned>(team), 0);  // may give fewer threads: the loop does not mind
     } else {
-        std::vector<std::thread> others;
-        others.reserve(team);
-        try {
-            for (int i = 1; i < team; i++) others.emplace_back(take_part, &loop);
-        } catch (const std::system_error&) {  // no more to be had: the loop does not mind
-        }
+        std::vector<std::thread> others = started(team - 1, [&] { loop.take_part(); });
         loop.take_part();
         for (std::thread& other : others) other.join();
     }
@@ -109,11 +115,7 @@ void team(int threads, const std::function<void(int, int)>& work) {
     } else if (GompParallel run = torchs_runtime()) {
         run(join_team, &all, static_cast<unsigned>(threads), 0);
     } else {
-        std::vector<std::thread> others;
-        try {
-            for (int i = 1; i < threads; i++) others.emplace_back(&Team::join, &all);
-        } catch (const std::system_error&) {  // as many as the system gives
-        }
+        std::vector<std::thread> others = started(threads - 1, [&] { all.join(); });
         all.workers.store(static_cast<int>(others.size()) + 1, std::memory_order_release);
         all.join();
         for (std::thread& other : others) other.join();

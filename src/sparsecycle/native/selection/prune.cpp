@@ -79,10 +79,10 @@ Decision decide(std::vector<Layer> layers, const Share& share, bool returns, int
     return {share.layers, std::move(layers), std::move(selection), std::nullopt, false};
 }
 
-// Decides on a share, and returns its threshold. A layer that would fall below the floor keeps its own largest: what it
-// gains the others lose, which may starve another one.
-int32_t decide_all(const std::vector<Layer>& layers, const Share& share, bool returns, int64_t floor, int threads,
-                   std::vector<Decision>& decisions) {
+// Decides on a share, and returns its threshold if it keeps anything. A layer that would fall below the floor keeps its
+// own largest: what it gains the others lose, which may starve another one.
+std::optional<int32_t> decide_all(const std::vector<Layer>& layers, const Share& share, bool returns, int64_t floor,
+                                  int threads, std::vector<Decision>& decisions) {
     std::vector<Layer> theirs;
     for (int i : share.layers) theirs.push_back(layers[i]);
     Decision decision = decide(std::move(theirs), share, returns, threads);
@@ -104,6 +104,7 @@ int32_t decide_all(const std::vector<Layer>& layers, const Share& share, bool re
     }
     if (fed.layers.size() < share.layers.size()) return decide_all(layers, fed, returns, floor, threads, decisions);
     decisions.push_back(std::move(decision));
+    if (!share.keep) return std::nullopt;
     return threshold;
 }
 
@@ -125,16 +126,21 @@ void drop_listed(const Decision& decision, const Companions& companions) {
     }
 }
 
-// Lets zeros come back, by their numbers.
-void reopen(const Decision& decision) {
-    const Selection& selection = decision.selection;
-    for (size_t i = 0; i < decision.layers.size(); i++) {
+// Keeps what is not 0, and lets zeros come back, by their numbers.
+void reopen(const Decision& decision, int threads) {
+    const std::vector<Piece> work = pieces(decision.layers);
+    parallel(team(decision.layers, threads), static_cast<int64_t>(work.size()), [&](int, int64_t item) {
+        const auto [i, begin, size] = work[item];
         const Layer& layer = decision.layers[i];
-        const Collect collect = kernels().collect[static_cast<int>(layer.type)][true];
-        int64_t zeros = 0;
-        in_order(layer, [&](int64_t at) {
-            const bool is_zero = collect(element(layer, at), nullptr, 1, 0, INT32_MAX, nullptr, 0).inside == 0;
-            layer.mask[at] = !is_zero || ++zeros <= selection.taken[i];
+        kernels().mark[static_cast<int>(layer.type)][true](element(layer, begin), nullptr, size, 1, layer.mask + begin);
+    });
+    for (size_t i = 0; i < decision.layers.size(); i++) {
+        int64_t places = decision.selection.taken[i];
+        in_order(decision.layers[i], [&](int64_t at) {
+            if (!places) return false;
+            uint8_t& kept = decision.layers[i].mask[at];
+            places -= !kept;
+            kept = 1;
             return true;
         });
     }
@@ -185,10 +191,10 @@ bool enforce(const std::vector<Layer>& layers, const Companions& companions, int
     return stray;
 }
 
-std::vector<int32_t> prune(const std::vector<Layer>& layers, const Companions& companions,
-                           const std::vector<Share>& shares, bool returns, int64_t floor, int threads) {
+std::vector<std::optional<int32_t>> prune(const std::vector<Layer>& layers, const Companions& companions,
+                                          const std::vector<Share>& shares, bool returns, int64_t floor, int threads) {
     std::vector<Decision> decisions;
-    std::vector<int32_t> thresholds;
+    std::vector<std::optional<int32_t>> thresholds;
     for (const Share& share : shares) thresholds.push_back(decide_all(layers, share, returns, floor, threads, decisions));
     for (const Decision& decision : decisions) {
         Companions theirs;
@@ -198,7 +204,7 @@ std::vector<int32_t> prune(const std::vector<Layer>& layers, const Companions& c
         if (decision.listed) {
             drop_listed(decision, theirs);
         } else if (decision.reopens) {
-            reopen(decision);
+            reopen(decision, threads);
             enforce(decision.layers, theirs, threads);  // kept zeros may have lost their places
         } else {
             cut(decision, theirs, threads);

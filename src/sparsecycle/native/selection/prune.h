@@ -37,8 +37,9 @@ bool enforce(const std::vector<Layer>& layers, const Companions& companions, int
 //   returns: whether a pruned weight, being 0, competes too.
 //   floor: how many weights every layer of a share of several keeps (or all it has).
 //
-// Returns the thresholds' keys. Throws std::domain_error, and changes nothing, if a weight is NaN or infinite.
-std::vector<int32_t> prune(const std::vector<Layer>& layers, const Companions& companions,
-                           const std::vector<Share>& shares, bool returns, int64_t floor, int threads);
+// Returns the thresholds' keys; a share that keeps nothing has none. Throws std::domain_error, and changes nothing, if a
+// weight is NaN or infinite.
+std::vector<std::optional<int32_t>> prune(const std::vector<Layer>& layers, const Companions& companions,
+                                          const std::vector<Share>& shares, bool returns, int64_t floor, int threads);
 
 }  // namespace sparsecycle

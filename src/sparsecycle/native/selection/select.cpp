@@ -286,13 +286,12 @@ void each_surplus(const Layer& layer, bool absolute, int32_t threshold, int64_t 
         for (size_t i = static_cast<size_t>(taken); i < numbered.size(); i++) drop(numbered[i].second);
         return;
     }
-    const Collect collect = kernels().collect[static_cast<int>(layer.type)][absolute];
+    // Too many to list: a mask of the greater ones tells them apart.
+    const std::unique_ptr<uint8_t[]> greater(new uint8_t[layer.size]);
+    mark({layer}, absolute, Selection(threshold, false, 0, {0}, {0}), {greater.get()}, threads);
     int64_t equals = 0;
     in_order(layer, [&](int64_t at) {
-        Found found;
-        const bool is_equal =
-            layer.mask[at] && collect(element(layer, at), nullptr, 1, threshold - 1, threshold, &found, 1).inside;
-        if (is_equal && ++equals > taken) drop(at);
+        if (layer.mask[at] != greater[at] && ++equals > taken) drop(at);
         return equals < equal;
     });
 }

@@ -116,7 +116,8 @@ void in_order(const Layer& layer, const See& see) {
 int64_t number_of(const Layer& layer, int64_t at);
 
 // Calls drop(index in memory) for the elements of a layer that equal the threshold and have a mask, but for the first
-// `taken` of them by their numbers; there are `equal` of them.
+// `taken` of them by their numbers; there are `equal` of them, and none below the threshold has a mask. Where they are
+// many it takes a byte of memory for each element.
 void each_surplus(const Layer& layer, bool absolute, int32_t threshold, int64_t taken, int64_t equal, int threads,
                   const std::function<void(int64_t)>& drop);
 
