@@ -17,17 +17,17 @@ SIDE = 8
 BLOCK = (SIDE // ROWS, SIDE // COLUMNS)
 
 
-def cell(axes: Axes, x: float, y: float, colour: str, alpha: float, edge: str = "white", width: float = 1.0) -> None:
+def _cell(axes: Axes, x: float, y: float, colour: str, alpha: float, edge: str = "white", width: float = 1.0) -> None:
     axes.add_patch(Rectangle((x, -y - 1), 1, 1, facecolor=colour, alpha=alpha, edgecolor=edge, linewidth=width))
 
 
-def draw_map(axes: Axes) -> None:
+def _draw_map(axes: Axes) -> None:
     axes.set_title("a map of 8 x 8 in 2 x 4 blocks", fontsize=11)
     for y in range(SIDE):
         for x in range(SIDE):
             lane = y // BLOCK[0] * COLUMNS + x // BLOCK[1]
             inner = (y % BLOCK[0], x % BLOCK[1])
-            cell(axes, x, y, COLOURS[lane], {(1, 0): 1.0, (2, 1): 0.65}.get(inner, 0.22))
+            _cell(axes, x, y, COLOURS[lane], {(1, 0): 1.0, (2, 1): 0.65}.get(inner, 0.22))
             if inner in ((1, 0), (2, 1)):
                 name = "a" if inner == (1, 0) else "b"
                 axes.text(x + 0.5, -y - 0.5, name, ha="center", va="center", color="white", fontweight="bold")
@@ -35,7 +35,7 @@ def draw_map(axes: Axes) -> None:
     axes.set_ylim(-SIDE - 0.2, 0.2)
 
 
-def draw_block(axes: Axes) -> None:
+def _draw_block(axes: Axes) -> None:
     axes.set_title("a block's places and its halo:\neach is a vector, a lane a block", fontsize=11)
     for y in range(-1, BLOCK[0] + 1):
         for x in range(-1, BLOCK[1] + 1):
@@ -59,7 +59,7 @@ def draw_block(axes: Axes) -> None:
     axes.set_ylim(-8.2, 0.3)
 
 
-def draw_sums(axes: Axes) -> None:
+def _draw_sums(axes: Axes) -> None:
     axes.set_title("a sparse layer", fontsize=11)
     lines = [
         "for each tile of places:                      # sums stay in registers",
@@ -78,10 +78,10 @@ def draw_sums(axes: Axes) -> None:
 
 
 figure, parts = plt.subplots(1, 3, figsize=(15, 4.2), width_ratios=(1, 1.35, 1.75))
-for axes, draw in zip(parts, (draw_map, draw_block, draw_sums), strict=True):
+for axes, draw in zip(parts, (_draw_map, _draw_block, _draw_sums), strict=True):
     draw(axes)
     axes.axis("off")
-    if draw is not draw_sums:
+    if draw is not _draw_sums:
         axes.set_aspect("equal")
 figure.tight_layout()
 figure.savefig(Path(__file__).with_suffix(".png"), dpi=110)

@@ -24,6 +24,7 @@
 #include "../../src/sparsecycle/native/selection/prune.h"
 #include "../../src/sparsecycle/native/selection/select.h"
 #include "../../src/sparsecycle/native/threads.h"
+#include "check.h"
 
 using namespace sparsecycle;
 
@@ -40,10 +41,11 @@ std::atomic<int> startable{INT_MAX};  // how many more threads the system has to
     return startable-- > 0 ? start(thread, how, run, argument) : EAGAIN;
 }
 
-namespace {
+namespace sparsecycle {
 
 int64_t checks = 0;
 std::string doing;
+Random draw{0x9e3779b97f4a7c15u};
 
 void expect(bool right, const char* what) {
     checks++;
@@ -52,19 +54,9 @@ void expect(bool right, const char* what) {
     std::exit(1);
 }
 
-// Numbers that follow from a seed on every machine.
-struct Random {
-    uint64_t state;
+}  // namespace sparsecycle
 
-    uint32_t bits() {
-        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-        return static_cast<uint32_t>(state >> 24);
-    }
-    int64_t below(int64_t n) { return n > 0 ? static_cast<int64_t>(bits() % static_cast<uint64_t>(n)) : 0; }
-    bool one_in(int64_t n) { return below(n) == 0; }
-};
-
-Random draw{0x9e3779b97f4a7c15u};
+namespace {
 
 // --- Numbers, as bits in memory and as what they stand for ---------------------------------------------------------
 
@@ -755,8 +747,12 @@ int main(int arguments, char** words) {
         check_kernels(table, share);
         const int64_t kernels_checked = checks - before;
         check_selection(share);
-        std::printf("%s: %lld checks of kernels, %lld of selection, updates and enforcement\n", name(isa),
-                    static_cast<long long>(kernels_checked), static_cast<long long>(checks - before - kernels_checked));
+        const int64_t selection_checked = checks - before - kernels_checked;
+        check_runtime(share);
+        const int64_t runtime_checked = checks - before - kernels_checked - selection_checked;
+        std::printf("%s: %lld checks of kernels, %lld of selection, updates and enforcement, %lld of the runtime\n",
+                    name(isa), static_cast<long long>(kernels_checked), static_cast<long long>(selection_checked),
+                    static_cast<long long>(runtime_checked));
         std::fflush(stdout);
     }
     std::printf("all right\n");

@@ -8,6 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sparsecycle.runtime.cost import can_gather, work
 from sparsecycle.runtime.graph import Activate, Add, Concatenate, Convolution, Flatten, Graph, Map, Pool, Step, operands
 from sparsecycle.runtime.layouts import Lanes
 
@@ -60,7 +61,7 @@ def convolutions(draw: st.DrawFn, source: Map, input: int = 0, same: bool = Fals
 
 @st.composite
 def pools(draw: st.DrawFn, source: Map, input: int = 0) -> tuple[Pool, Map]:
-    """A pool of a map of this shape with the windows of one of PyTorch's, or with any; and the shape of what it makes."""
+    """A pool of a map of this shape, with windows as those of PyTorch or with any, and the shape of what it makes."""
     axes = [draw(ranges(length)) for length in (source.height, source.width)]
     kind = draw(st.sampled_from(["max", "average"]))
     divisors = None
@@ -144,10 +145,22 @@ def homes(draw: st.DrawFn, graph: Graph, widest: int) -> Homes:
     """Lanes for the maps of each size, of so many images that no step makes a group of fewer than it reads."""
     sizes = [(shape.height, shape.width) for shape in graph.maps]
     images = {size: draw(st.sampled_from([1, 2, 4, 8, 16, 32])) for size in dict.fromkeys(sizes)}
-    before = {}
-    while before != images:
-        before = dict(images)
+    for _ in graph.maps:
         for value, step in enumerate(graph.steps, len(graph.inputs)):
-            for source in operands(step):
-                images[sizes[value]] = max(images[sizes[value]], images[sizes[source]])
-    return {size: draw(lanes(widest, count)) for size, count in images.items()}
+            images[sizes[value]] = max(images[sizes[i]] for i in (value, *operands(step)))
+    found = {size: draw(lanes(widest, count)) for size, count in images.items()}
+    for size in found:
+        if images[size] == 1 and _can_gather(graph, size) and draw(st.booleans()):
+            found[size] = (Lanes(1, 1, 1, widest), 1)
+    return found
+
+
+def _can_gather(graph: Graph, size: tuple[int, int]) -> bool:
+    for step, made in zip(graph.steps, graph.maps[len(graph.inputs) :], strict=True):
+        if (made.height, made.width) != size:
+            continue
+        if isinstance(step, Concatenate):
+            return False
+        if isinstance(step, Convolution) and not can_gather(work(step, graph.maps[step.input]), size):
+            return False
+    return True

@@ -31,6 +31,10 @@ bool has_avx512() {
 }
 #endif
 
+#ifdef SPARSECYCLE_HAS_AVX512VNNI
+bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"); }
+#endif
+
 std::atomic<Isa>& chosen() {
     static std::atomic<Isa> isa{available().back()};
     return isa;
@@ -40,6 +44,7 @@ std::atomic<Isa>& chosen() {
 
 const char* name(Isa isa) {
     switch (isa) {
+        case Isa::avx512vnni: return "avx512vnni";
         case Isa::avx512: return "avx512";
         case Isa::avx2: return "avx2";
         default: return "baseline";
@@ -53,6 +58,9 @@ std::vector<Isa> available() {
 #endif
 #ifdef SPARSECYCLE_HAS_AVX512
     if (has_avx512()) isas.push_back(Isa::avx512);
+#endif
+#ifdef SPARSECYCLE_HAS_AVX512VNNI
+    if (has_avx512vnni()) isas.push_back(Isa::avx512vnni);
 #endif
     return isas;
 }

@@ -9,7 +9,7 @@
 
 namespace sparsecycle {
 
-enum class Isa { baseline, avx2, avx512 };  // in the order of preference
+enum class Isa { baseline, avx2, avx512, avx512vnni };  // in the order of preference
 
 const char* name(Isa isa);
 

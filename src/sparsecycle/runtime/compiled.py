@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -118,7 +118,7 @@ class Compiled(nn.Module):
         natives = sum(isinstance(part, NativePart) for part in traced.parts)
         if tuned is not None and len(tuned) != natives:
             raise ValueError(f"choices for {len(tuned)} native parts were given; the network has {natives}")
-        known = iter(tuned or [None] * natives)
+        known: Iterator[Tuned | None] = iter(tuned if tuned is not None else [None] * natives)
         self._parts: list[Native | TorchPart] = [
             Native(part, threads, values, next(known)) if isinstance(part, NativePart) else part
             for part in traced.parts

@@ -105,7 +105,7 @@ def gather_cycles(step: Work, lanes: int) -> float:
     """Of a convolution with ``lanes`` output channels in its lanes, which wait for the one with the most weights."""
     blocks = math.ceil(step.inputs / (2 * lanes)) * step.taps * math.ceil(step.outputs / lanes)
     mean = step.kept / (blocks * lanes)
-    longest = min(2 * lanes, mean + 1.7 * mean**0.5 + 0.3)
+    longest = min(2 * lanes, mean + 1.7 * math.sqrt(mean) + 0.3)
     pairs = 16 / 9 if step.taps == 9 else 1
     # In 512 bits one instruction picks from two vectors, and there are registers enough.
     pick = 0.95 if lanes == 16 or pairs == 1 else 2.4
@@ -113,10 +113,10 @@ def gather_cycles(step: Work, lanes: int) -> float:
     return blocks * (longest * max(0.7 + pairs * pick, traffic) + 2 + pairs)
 
 
-def met(step: Work, out: Layout, form: Form) -> float:
+def met(step: Work, out: Layout, rows: int, columns: int) -> float:
     """Which share of its taps a tile has to look at: where lanes are images, those on padding alone are left out."""
     share = 1.0
-    sizes = ((out.map.height, out.lanes.rows, form.rows), (out.map.width, out.lanes.columns, form.columns))
+    sizes = ((out.map.height, out.lanes.rows, rows), (out.map.width, out.lanes.columns, columns))
     for axis, (places, lanes, tile) in enumerate(sizes):
         taps = step.size[axis]
         if lanes > 1 or taps == 1:
@@ -140,12 +140,12 @@ def cycles(step: Work, out: Layout, form: Form, blocks: int) -> float:
         form: The kernel's.
         blocks: Ranges of input channels that are gone through one after the other.
     """
-    passes = blocks if step.groups == 1 else 1  # a group's channels are all in one block
+    passes = math.ceil(step.inputs / math.ceil(step.inputs * step.groups / blocks))  # of each group
     row = out.block[1] * out.groups
     tiles = math.ceil(out.block[0] / form.rows) * math.ceil(row / form.columns)
     exact = out.vectors / (tiles * form.vectors)  # smaller kernels finish rows
     vectors = form.vectors * exact
-    share = met(step, out, form)
+    share = met(step, out, form.rows, form.columns)
     if form.dense:
         entries = step.inputs * step.taps * share
         bundles = math.ceil(step.outputs / step.groups / form.bundle) * step.groups

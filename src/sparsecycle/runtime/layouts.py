@@ -11,7 +11,7 @@ from itertools import pairwise, product
 
 from sparsecycle.runtime.graph import Convolution, Map, Pool
 
-__all__ = ["Lanes", "Layout", "Window", "needed", "regular", "union"]
+__all__ = ["Lanes", "Layout", "Scale", "Window", "needed", "regular", "union"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,14 @@ class Lanes:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """A number from 0 to 255 stands for ``step`` times what it is more than ``zero``."""
+
+    step: float
+    zero: int
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where the elements of a value lie.
 
@@ -40,6 +48,7 @@ class Layout:
         block: Rows and columns of a block.
         halo: Rows above and below, columns to the left and right, which are kept around a block.
         fill: What a place outside the map holds.
+        scale: What its numbers of 8 bits stand for; None where they are float32.
     """
 
     map: Map
@@ -48,6 +57,7 @@ class Layout:
     block: tuple[int, int]
     halo: tuple[int, int, int, int] = (0, 0, 0, 0)
     fill: float = 0.0
+    scale: Scale | None = None
 
     @property
     def images(self) -> int:

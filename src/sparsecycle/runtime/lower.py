@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from sparsecycle.runtime.graph import (
     operands,
 )
 from sparsecycle.runtime.layouts import Lanes, Layout, needed, regular, union
+from sparsecycle.runtime.quantize import Quantized
 
 if TYPE_CHECKING:
     from sparsecycle.native._core import Program
@@ -39,6 +40,7 @@ class Lowered:
         convolutions: Which steps are convolutions that kernels are chosen for, and of which of the graph's.
         gathers: Those with output channels in their lanes, which are computed in one way only.
         layouts: Of each of the other convolutions' results.
+        in_8_bits: Which convolutions are computed so.
     """
 
     program: Program
@@ -46,34 +48,56 @@ class Lowered:
     convolutions: dict[int, Convolution]
     gathers: dict[int, Convolution]
     layouts: dict[int, Layout]
+    in_8_bits: set[int]
 
 
-def lower(graph: Graph, homes: Mapping[tuple[int, int], tuple[Lanes, int]], program: Program) -> Lowered:
+Homes: TypeAlias = Mapping[tuple[int, int], tuple[Lanes, int]]
+"""For maps of each height and width, their lanes and groups."""
+
+
+def lower(
+    graph: Graph, homes: Homes, program: Program, quantized: Quantized | None = None, homes8: Homes | None = None
+) -> Lowered:
     """Lay out a graph and put a program together.
 
     Args:
         graph: Its steps are fused already.
-        homes: For maps of each height and width, their lanes and groups.
+        homes: Of values of float32.
         program: An empty one, for the graph's images.
+        quantized: Which steps are computed in 8 bits; none if None.
+        homes8: Of values of 8 bits.
     """
-    return _Lowering(graph, homes, program).run()
+    return _Lowering(graph, homes, program, quantized or Quantized({}, {}, frozenset()), homes8 or {}).run()
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, homes: Mapping[tuple[int, int], tuple[Lanes, int]], program: Program) -> None:
+    def __init__(self, graph: Graph, homes: Homes, program: Program, quantized: Quantized, homes8: Homes) -> None:
         self.graph = graph
         self.program = program
-        self.made = Lowered(program, [], {}, {}, {})
+        self.quantized = quantized
+        self.made = Lowered(program, [], {}, {}, {}, set())
         self.first = len(graph.inputs)
-        self.homes = [self._home(shape, *homes[shape.height, shape.width]) for shape in graph.maps]
+        self.steps8 = {graph.steps[value - self.first] for value in quantized.steps}
+        self.read8 = {source for step in self.steps8 for source in operands(step)}
+        self.homes = [
+            self._home(value, shape, *(homes8 if value in quantized.steps else homes)[shape.height, shape.width])
+            for value, shape in enumerate(graph.maps)
+        ]
         self.never_negative = self._never_negative()
         self.parents = self._parents()
         self._widen_halos()
         self.tensors: dict[tuple[int, Layout], int] = {}
 
-    def _home(self, shape: Map, lanes: Lanes, groups: int) -> Layout:
+    def _home(self, value: int, shape: Map, lanes: Lanes, groups: int) -> Layout:
         block = (math.ceil(shape.height / lanes.rows), math.ceil(shape.width / lanes.columns))
-        return Layout(shape, lanes, groups, block)
+        home = Layout(shape, lanes, groups, block)
+        # What only steps on float32 read, a convolution on 8 bits makes in float32.
+        for_floats = value not in self.read8 and value in self.quantized.weights
+        return home if value not in self.quantized.steps or for_floats else self._in_8_bits(value, home)
+
+    def _in_8_bits(self, value: int, layout: Layout) -> Layout:
+        scale = self.quantized.scales[value]
+        return replace(layout, scale=scale, fill=float(scale.zero))
 
     def _never_negative(self) -> list[bool]:
         known = [False] * len(self.graph.maps)
@@ -92,13 +116,21 @@ class _Lowering:
                 continue
             channel = 0
             for source in step.inputs:
-                if source >= self.first and source not in parents:
+                alike = replace(self.homes[source], map=self.homes[value].map) == self.homes[value]
+                if source >= self.first and source not in parents and alike:
                     parents[source] = (value, channel)
                 channel += self.graph.maps[source].channels
         return parents
 
     def _need(self, step: Step, source: int, out: Layout) -> Layout | None:
         """In which layout a step has to read a value, if its result is to be `out`."""
+        need = self._float_need(step, source, replace(out, fill=0.0, scale=None))
+        if need is None or step not in self.steps8:
+            return need
+        outside = isinstance(step, Pool) and step.kind == "max" and (any(need.halo) or _is_ragged(need))
+        return replace(self._in_8_bits(source, need), fill=0.0) if outside else self._in_8_bits(source, need)
+
+    def _float_need(self, step: Step, source: int, out: Layout) -> Layout | None:
         shape = self.graph.maps[source]
         if isinstance(step, Convolution) and source == step.input:
             return needed(step, shape, out)
@@ -149,6 +181,7 @@ class _Lowering:
             layout.halo,
             layout.fill,
             lanes.channels,
+            None if layout.scale is None else (layout.scale.step, layout.scale.zero),
         )
 
     def _read(self, value: int, need: Layout, name: str) -> int:
@@ -213,19 +246,17 @@ class _Lowering:
         source = self._read(step.input, need, step.name)
         residual = None if step.residual is None else self._read(step.residual, _plain(result), step.name)
         tensor = self._tensor(value, result)
-        number = self.program.convolution(
-            source,
-            tensor,
-            residual,
-            tuple(step.weight.shape),
-            step.stride,
-            step.padding,
-            step.dilation,
-            step.groups,
-            step.weight.data_ptr(),
-            0 if step.bias is None else step.bias.data_ptr(),
-            step.activation,
-        )
+        outputs, inputs, rows, columns = step.weight.shape
+        shape = (outputs, inputs, rows, columns), step.stride, step.padding, step.dilation, step.groups
+        bias = 0 if step.bias is None else step.bias.data_ptr()
+        weights8 = self.quantized.weights.get(value)
+        if weights8 is None:
+            arguments = step.weight.data_ptr(), bias, step.activation
+            number = self.program.convolution(source, tensor, residual, *shape, *arguments)
+        else:
+            arguments8 = weights8.numbers.data_ptr(), weights8.steps.data_ptr(), bias, step.activation
+            number = self.program.int8_convolution(source, tensor, residual, *shape, *arguments8)
+            self.made.in_8_bits.add(number)
         self._note(number, step.name)
         if out.lanes.channels > 1:
             self.made.gathers[number] = step
@@ -243,7 +274,8 @@ class _Lowering:
         result = out
         if need is None:
             # Windows that differ from block to block: on whole maps in each lane, and then to where it belongs.
-            result = Layout(out.map, Lanes(out.lanes.images, 1, 1), out.groups, (out.map.height, out.map.width))
+            lanes, block = Lanes(out.lanes.images, 1, 1), (out.map.height, out.map.width)
+            result = replace(_plain(out), lanes=lanes, block=block)
             need = self._need(step, step.input, result)
             assert need is not None
         source = self._read(step.input, need, step.name)
@@ -271,14 +303,16 @@ class _Lowering:
         lanes = home.lanes
         blocks = Map(home.map.channels, lanes.rows, lanes.columns)
         average = step.kind == "average"
-        inside = self._new(Layout(blocks, lanes, home.groups, (1, 1)))
+        # Averages of 8 bits are float32 until the last one.
+        kind = replace(_plain(home), fill=0.0, scale=None) if average else _plain(home)
+        inside = self._new(replace(kind, map=blocks, block=(1, 1)))
         ones = [1.0] * lanes.count if average else []
         rows, columns = home.block
         self._note(self.program.pool(source, inside, average, [(0, rows)], [(0, columns)], ones), step.name)
         apart = Lanes(lanes.images, 1, 1)
-        together = self._new(Layout(blocks, apart, home.groups, (lanes.rows, lanes.columns)))
+        together = self._new(replace(kind, map=blocks, lanes=apart, block=(lanes.rows, lanes.columns)))
         self._note(self.program.move(inside, together), f"{step.name} (layout)")
-        result = Layout(out.map, apart, home.groups, (1, 1))
+        result = replace(kind, map=out.map, lanes=apart, block=(1, 1))
         tensor = self._tensor(value, result)
         scale = _scale(step, result) if average else []
         all_blocks = [(0, lanes.rows)], [(0, lanes.columns)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sparsecycle.runtime.cost import Form, Work, can_gather, cycles, gather_cycles, work
+from sparsecycle.runtime.cost8 import Form8, gather8_cycles
 from sparsecycle.runtime.graph import Concatenate, Convolution, Graph, Map
 from sparsecycle.runtime.layouts import Lanes, Layout
 from sparsecycle.runtime.lower import Lowered
@@ -48,7 +49,7 @@ class Choice:
         dense_seconds: What a dense kernel took, if there is one for this layout.
     """
 
-    form: Form
+    form: Form | Form8
     blocks: int
     seconds: float
     dense_seconds: float | None
@@ -87,10 +88,25 @@ class Tuned:
         )
 
 
-def homes(graph: Graph, forms: Sequence[Form], widest: int, threads: int) -> dict[tuple[int, int], tuple[Lanes, int]]:
+def homes(
+    graph: Graph,
+    forms: Sequence[Form | Form8],
+    widest: int,
+    threads: int,
+    window: int | None = None,
+    images: Mapping[tuple[int, int], int] | None = None,
+) -> dict[tuple[int, int], tuple[Lanes, int]]:
     """The lanes and groups of maps of each height and width, with which the whole network costs least by the model.
 
     Groups of images never get smaller from one step to the next, and are so few that every thread has some.
+
+    Args:
+        graph: Whose maps are laid out.
+        forms: The kernels' forms, of float32 or of 8 bits.
+        widest: Lanes of the widest vectors.
+        threads: How many threads there are.
+        window: Of 8 bits: how many channels kernels with channels in their lanes pick from, 0 if there are none.
+        images: How many each group must have, for maps of each height and width.
     """
     shapes: dict[tuple[int, int], list[Map]] = defaultdict(list)
     convolutions: dict[tuple[int, int], list[Work]] = defaultdict(list)
@@ -103,7 +119,9 @@ def homes(graph: Graph, forms: Sequence[Form], widest: int, threads: int) -> dic
     order = list(shapes)
     places = [shape.height * shape.width for shape in graph.maps]
     alone = any(later > earlier for earlier, later in pairwise(places))
-    options = _options(widest, 1 if alone else max(1, graph.images // threads))
+    least = min(form.lanes for form in forms)
+    options = _options(least, widest, 1 if alone else max(1, graph.images // threads))
+    options.append((Lanes(1, 1, 1, widest), 1))
     parts = [i for step in graph.steps if isinstance(step, Concatenate) for i in step.inputs]
     together = {(graph.maps[i].height, graph.maps[i].width) for i in parts}
 
@@ -114,7 +132,9 @@ def homes(graph: Graph, forms: Sequence[Form], widest: int, threads: int) -> dic
         for option in options:
             if option[0].channels > 1 and size in together:
                 continue
-            own = _cost(size, option, convolutions[size], forms)
+            if images and option[0].images * option[1] != images[size]:
+                continue
+            own = _cost(size, option, convolutions[size], forms, window)
             if not number:
                 reached[option] = (own, [option])
                 continue
@@ -146,21 +166,28 @@ def _follows(
     return True
 
 
-def _options(widest: int, most: int) -> list[tuple[Lanes, int]]:
+def _options(least: int, widest: int, most: int) -> list[tuple[Lanes, int]]:
     """All lanes and groups, of no more images than `most`."""
     powers = [2**i for i in range(7)]
-    channels = [(Lanes(1, 1, 1, widest), 1)]
-    return channels + [
+    return [
         (Lanes(images, rows, count // (images * rows)), groups)
         for count in powers
-        if 4 <= count <= widest
+        if least <= count <= widest
         for images, rows, groups in product(powers, powers, powers[:5])
         if count % (images * rows) == 0 and images * groups <= most and (groups == 1 or count == images)
     ]
 
 
-def _cost(size: tuple[int, int], option: tuple[Lanes, int], steps: list[Work], forms: Sequence[Form]) -> float:
+def _cost(
+    size: tuple[int, int],
+    option: tuple[Lanes, int],
+    steps: list[Work],
+    forms: Sequence[Form | Form8],
+    window: int | None,
+) -> float:
     lanes, groups = option
+    if lanes.channels > 1 and window is not None:
+        return sum(gather8_cycles(step, size, lanes.channels, window) for step in steps) if window and steps else math.inf
     if lanes.channels > 1:
         gatherable = bool(steps) and all(can_gather(step, size) for step in steps)
         return sum(gather_cycles(step, lanes.channels) for step in steps) if gatherable else math.inf
@@ -180,11 +207,15 @@ def _cost(size: tuple[int, int], option: tuple[Lanes, int], steps: list[Work], f
     return total
 
 
-def ranking(step: Work, out: Layout, forms: Sequence[Form]) -> list[tuple[float, int, int]]:
+def ranking(step: Work, out: Layout, forms: Sequence[Form | Form8]) -> list[tuple[float, int, int]]:
     """Cost in cycles, form and blocks of all ways of computing a convolution, the best first."""
     found = []
     channels = step.inputs * step.groups
     for number, form in enumerate(forms):
+        if isinstance(form, Form8):
+            if form.fits(step, out):
+                found += [(form.cycles(step, out, blocks), number, blocks) for blocks in BLOCKS if blocks <= channels]
+            continue
         across = step.stride[1] == 1 or out.groups > 1
         if form.lanes != out.lanes.count or form.step != (1 if across else 2):
             continue
@@ -202,7 +233,9 @@ def ranking(step: Work, out: Layout, forms: Sequence[Form]) -> list[tuple[float,
     return sorted(found)
 
 
-def tune(lowered: Lowered, graph: Graph, forms: Sequence[Form], values: str) -> list[Choice]:
+def tune(
+    lowered: Lowered, graph: Graph, forms: Sequence[Form], values: str, forms8: Sequence[Form8] = ()
+) -> list[Choice]:
     """Time the best candidates of each convolution inside the whole network, and keep the fastest.
 
     Args:
@@ -210,21 +243,24 @@ def tune(lowered: Lowered, graph: Graph, forms: Sequence[Form], values: str) -> 
         graph: What was lowered.
         forms: The native core's kernels.
         values: ``"bf16"`` for sparse weights in half the space.
+        forms8: The kernels of 8 bits.
 
     Returns:
         What was chosen for each convolution, in order.
     """
     program = lowered.program
-    allowed = [i for i, form in enumerate(forms) if form.dense or form.bfloat16 == (values == "bf16")]
+    kernels: dict[int, Sequence[Form | Form8]] = {}
     candidates: dict[int, list[tuple[int, int]]] = {}
     references: dict[int, int] = {}
     for step, convolution in lowered.convolutions.items():
         task = work(convolution, graph.maps[convolution.input])
-        fitting = set(program.forms(step)).intersection(allowed)
-        ranked = [(f, b) for _, f, b in ranking(task, lowered.layouts[step], forms) if f in fitting]
+        own: Sequence[Form | Form8] = forms8 if step in lowered.in_8_bits else forms
+        kernels[step] = own
+        fitting = {i for i in program.forms(step) if _allows(own[i], values)}
+        ranked = [(f, b) for _, f, b in ranking(task, lowered.layouts[step], own) if f in fitting]
         candidates[step] = _build(program, step, ranked, CANDIDATES)
-        dense = [way for way in ranked if forms[way[0]].dense]
-        if dense and not any(forms[form].dense for form, _ in candidates[step]):
+        dense = [way for way in ranked if own[way[0]].dense]
+        if dense and not any(own[form].dense for form, _ in candidates[step]):
             candidates[step] += _build(program, step, dense, 1)
             references[step] = len(candidates[step]) - 1
     inputs = [torch.randn(graph.images, *_shape(graph.maps[i])) for i in graph.inputs]
@@ -235,10 +271,15 @@ def tune(lowered: Lowered, graph: Graph, forms: Sequence[Form], values: str) -> 
         best = min(range(len(ways)), key=times[step].__getitem__)
         program.choose(step, best)
         program.keep_chosen(step)
-        dense_times = [t for t, (form, _) in zip(times[step], ways, strict=True) if forms[form].dense]
+        own = kernels[step]
+        dense_times = [t for t, (form, _) in zip(times[step], ways, strict=True) if own[form].dense]
         form, blocks = ways[best]
-        chosen.append(Choice(forms[form], blocks, times[step][best], min(dense_times, default=None)))
+        chosen.append(Choice(own[form], blocks, times[step][best], min(dense_times, default=None)))
     return chosen
+
+
+def _allows(form: Form | Form8, values: str) -> bool:
+    return form.dense or isinstance(form, Form8) or form.bfloat16 == (values == "bf16")
 
 
 def apply(lowered: Lowered, forms: Sequence[Form], choices: Sequence[Choice]) -> None:

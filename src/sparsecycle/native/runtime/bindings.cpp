@@ -11,6 +11,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "../int8/kernels.h"
 #include "convolution.h"
 #include "kernels.h"
 #include "program.h"
@@ -40,6 +41,13 @@ std::vector<Range> ranges(const std::vector<std::pair<int, int>>& pairs) {
     return made;
 }
 
+Geometry geometry(std::tuple<int, int, int, int> weight, std::pair<int, int> stride, std::pair<int, int> padding,
+                  std::pair<int, int> dilation, int groups) {
+    const auto [out, in, height, width] = weight;
+    return {out,           in * groups,    height,          width,          stride.first,    stride.second,
+            padding.first, padding.second, dilation.first,  dilation.second, groups};
+}
+
 template <class T>
 std::vector<T*> pointers(const std::vector<Address>& addresses, int count, const char* what) {
     if (addresses.size() < static_cast<size_t>(count)) {
@@ -57,6 +65,16 @@ std::vector<T*> pointers(const std::vector<Address>& addresses, int count, const
 
 void bind_runtime(nb::module_& m) {
     m.def("widest", [] { return runtime_kernels().lanes; });
+
+    m.def("int8_window", [] { return int8::kernels().window; });
+
+    m.def("int8_forms", [] {
+        std::vector<std::tuple<int, int, int, bool>> forms;
+        for (const int8::Convolution* k = int8::kernels().convolutions; k->run; k++) {
+            forms.emplace_back(k->form.lanes, k->form.vectors, k->form.bundle, k->form.dense);
+        }
+        return forms;
+    });
 
     m.def("forms", [] {
         std::vector<std::tuple<int, int, int, int, int, bool, bool>> forms;
@@ -79,7 +97,8 @@ void bind_runtime(nb::module_& m) {
         .def(
             "tensor",
             [](Program& program, int channels, std::pair<int, int> map, std::tuple<int, int, int> lanes, int groups,
-               std::pair<int, int> block, std::tuple<int, int, int, int> halo, float fill, int lane_channels) {
+               std::pair<int, int> block, std::tuple<int, int, int, int> halo, float fill, int lane_channels,
+               std::optional<std::pair<float, int>> scale) {
                 const auto [top, bottom, left, right] = halo;
                 const auto [images, rows, columns] = lanes;
                 Layout layout;
@@ -92,10 +111,14 @@ void bind_runtime(nb::module_& m) {
                 layout.columns = block.second;
                 layout.halo = {top, bottom, left, right};
                 layout.fill = fill;
+                if (scale) {
+                    layout.element = Element::uint8;
+                    layout.scale = {scale->first, scale->second};
+                }
                 return program.tensor(layout);
             },
             "channels"_a, "map"_a, "lanes"_a, "groups"_a, "block"_a, "halo"_a, "fill"_a = 0.0f,
-            "lane_channels"_a = 1)
+            "lane_channels"_a = 1, "scale"_a = nb::none())
         .def("view", &Program::view, "tensor"_a, "channel"_a, "channels"_a)
         .def(
             "load",
@@ -115,15 +138,24 @@ void bind_runtime(nb::module_& m) {
             [](Program& program, int from, int to, std::optional<int> residual, std::tuple<int, int, int, int> weight,
                std::pair<int, int> stride, std::pair<int, int> padding, std::pair<int, int> dilation, int groups,
                Address weights, Address bias, const std::string& curve) {
-                const auto [out, in, height, width] = weight;
-                const Geometry geometry{out,           in * groups,    height,          width,           stride.first,
-                                        stride.second, padding.first,  padding.second,  dilation.first,  dilation.second,
-                                        groups};
-                return program.convolution(from, to, residual.value_or(-1), geometry, floats(weights), floats(bias),
-                                           activation(curve));
+                return program.convolution(from, to, residual.value_or(-1),
+                                           geometry(weight, stride, padding, dilation, groups), floats(weights),
+                                           floats(bias), activation(curve));
             },
             "source"_a, "to"_a, "residual"_a.none(), "weight"_a, "stride"_a, "padding"_a, "dilation"_a, "groups"_a,
             "weights"_a, "bias"_a, "activation"_a)
+        .def(
+            "int8_convolution",
+            [](Program& program, int from, int to, std::optional<int> residual, std::tuple<int, int, int, int> weight,
+               std::pair<int, int> stride, std::pair<int, int> padding, std::pair<int, int> dilation, int groups,
+               Address weights, Address scales, Address bias, const std::string& curve) {
+                return program.convolution(from, to, residual.value_or(-1),
+                                           geometry(weight, stride, padding, dilation, groups),
+                                           reinterpret_cast<const int8_t*>(weights), floats(scales), floats(bias),
+                                           activation(curve));
+            },
+            "source"_a, "to"_a, "residual"_a.none(), "weight"_a, "stride"_a, "padding"_a, "dilation"_a, "groups"_a,
+            "weights"_a, "scales"_a, "bias"_a, "activation"_a)
         .def(
             "pool",
             [](Program& program, int from, int to, bool average, const std::vector<std::pair<int, int>>& rows,

@@ -20,7 +20,19 @@ struct Cost {
     int64_t stored = 0;         // bytes that weights and offsets take
 };
 
-class ConvolutionStep : public Step {
+// A step with several ways of computing it, from which one is to be chosen.
+class TunableStep : public Step {
+public:
+    // The forms that fit this convolution's layouts, by their place in the instruction set's table.
+    virtual std::vector<int> forms() const = 0;
+    // Prepares the weights for a form and a number of blocks, and chooses it if it is the first. Returns its number.
+    virtual int candidate(int form, int blocks) = 0;
+    virtual void choose(int candidate) = 0;
+    virtual void keep_chosen() = 0;  // drops the others, and the weights they were made from
+    virtual Cost cost(int candidate) const = 0;
+};
+
+class ConvolutionStep : public TunableStep {
 public:
     ConvolutionStep(const Program& program, int from, int to, int residual, const Geometry& geometry,
                     const float* weights, const float* bias, const Activation& activation);
@@ -29,13 +41,11 @@ public:
     bool ready() const override { return chosen_ >= 0; }
     void run(const Frame& frame, int worker, int workers) const override;
 
-    // The forms that fit this convolution's layouts, by their place in the instruction set's table.
-    std::vector<int> forms() const;
-    // Prepares the weights for a form and a number of blocks, and chooses it if it is the first. Returns its number.
-    int candidate(int form, int blocks);
-    void choose(int candidate);
-    void keep_chosen();  // drops the others, and the weights they were made from
-    Cost cost(int candidate) const;
+    std::vector<int> forms() const override;
+    int candidate(int form, int blocks) override;
+    void choose(int candidate) override;
+    void keep_chosen() override;
+    Cost cost(int candidate) const override;
     const Geometry& geometry() const { return geometry_; }
 
 private:

@@ -76,7 +76,8 @@ SPARSECYCLE_INLINE void finish(Sums<L, H, W, B>& sums, const Tile& tile, const u
         float* output = tile.output + channels[b] * tile.output_channel;
         SPARSECYCLE_UNROLL
         for (int i = 0; i < H * W; i++) put<L>(sums.of[b][i], output + i / W * tile.output_row + i % W * L);
-    }    if (tile.last && tile.activation.silu) silu_outputs<L, H, W, B>(tile, channels);
+    }
+    if (tile.last && tile.activation.silu) silu_outputs<L, H, W, B>(tile, channels);
 }
 
 SPARSECYCLE_INLINE const float* place(const char* base, uint64_t offset) {

@@ -21,6 +21,11 @@ bool Layout::inside(int lane, int y, int x) const {
     return y >= 0 && y < height && x >= 0 && x < width;
 }
 
+bool Layout::is_like(const Layout& other) const {
+    return element == other.element && channels == other.channels && height == other.height && width == other.width &&
+           lanes == other.lanes && groups == other.groups && rows == other.rows && columns == other.columns;
+}
+
 void Layout::check() const {
     const auto demand = [](bool holds, const char* what, int64_t value, const char* allowed) {
         if (!holds) {
@@ -38,7 +43,8 @@ void Layout::check() const {
     demand(groups > 0, "groups", groups, "positive");
     demand(static_cast<int64_t>(rows) * lanes.rows >= height, "rows", rows, "enough for its height");
     demand(static_cast<int64_t>(columns) * lanes.columns >= width, "columns", columns, "enough for its width");
-    demand(halo.top >= 0 && halo.bottom >= 0 && halo.left >= 0 && halo.right >= 0, "halo", halo.top, "not negative");
+    const int least = std::min({halo.top, halo.bottom, halo.left, halo.right});
+    demand(least >= 0, "halo", least, "not negative");
     demand(channel() * vector_bytes() < INT32_MAX, "bytes a channel", channel() * vector_bytes(), "under 2 GiB");
 }
 

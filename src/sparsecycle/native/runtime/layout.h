@@ -33,8 +33,15 @@ struct Halo {
     bool operator==(const Halo&) const = default;
 };
 
+// What an element q of 8 bits stands for: scale * (q - zero).
+struct Scale {
+    float scale = 1;
+    int zero = 0;
+};
+
 struct Layout {
     Element element = Element::float32;
+    Scale scale;                  // of elements of 8 bits
     int channels = 0, height = 0, width = 0;
     Lanes lanes;
     int groups = 1;               // vectors a place, each of lanes.images images
@@ -65,6 +72,9 @@ struct Layout {
     // Whether some vectors of the blocks, not of the halo, have lanes outside the map.
     bool ragged() const { return lanes.rows * rows > height || lanes.columns * columns > width; }
     bool inside(int lane, int y, int x) const;
+
+    // Whether the other one has the same elements in the same vectors; halos may differ.
+    bool is_like(const Layout& other) const;
 
     // Throws std::invalid_argument naming what is wrong.
     void check() const;

@@ -12,6 +12,11 @@
 #include <tuple>
 
 #include "../threads.h"
+#include "../int8/convolution.h"
+#include "../int8/gather.h"
+#include "../int8/moves.h"
+#include "../int8/scale.h"
+#include "../int8/steps.h"
 #include "convolution.h"
 #include "gather.h"
 #include "kernels.h"
@@ -68,6 +73,7 @@ private:
 const RuntimeKernels& runtime_kernels() {
     switch (current()) {
 #ifdef SPARSECYCLE_HAS_AVX512
+        case Isa::avx512vnni:
         case Isa::avx512: return avx512::runtime_kernels;
 #endif
 #ifdef SPARSECYCLE_HAS_AVX2
@@ -113,9 +119,15 @@ void Program::check(int number) const {
 int Program::tensor(const Layout& layout) {
     demand(!finished_, "the program is finished");
     layout.check();
-    demand(layout.vector_bytes() <= 4 * runtime_kernels().lanes || layout.vector_bytes() == 4,
-           std::to_string(layout.vector_bytes()) + " bytes are more than a vector has here");
+    // Floats that 8-bit kernels make are in as many lanes as their bytes.
+    const int bytes = layout.halo == Halo{} ? layout.lanes.count() : layout.vector_bytes();
+    demand(bytes <= 4 * runtime_kernels().lanes || bytes == 4,
+           std::to_string(bytes) + " bytes are more than a vector has here");
     tensors_.emplace_back(layout);
+    if (layout.element == Element::uint8) {
+        int8::check(layout.scale);
+        tensors_.back() = Tensor(int8::as_stored(layout));
+    }
     tensors_.back().parent = static_cast<int>(tensors_.size()) - 1;
     return tensors_.back().parent;
 }
@@ -147,30 +159,32 @@ int Program::add(std::unique_ptr<Step> step, int64_t images) {
 int Program::load(int input, const Array& array, int to) {
     demand(input >= 0, "input=" + std::to_string(input) + " must not be negative");
     check(to);
-    auto step = std::make_unique<MoveStep>(*this, MoveStep::Place{of_array(array), -1, input},
-                                           MoveStep::Place{tensors_[to].layout, to, -1}, false);
-    const int64_t images = step->images();
     inputs_ = std::max(inputs_, input + 1);
-    return add(std::move(step), images);
+    return add_move({of_array(array), -1, input}, {tensors_[to].layout, to, -1}, false);
 }
 
 int Program::store(int from, int output, const Array& array) {
     demand(output >= 0, "output=" + std::to_string(output) + " must not be negative");
     check(from);
-    auto step = std::make_unique<MoveStep>(*this, MoveStep::Place{tensors_[from].layout, from, -1},
-                                           MoveStep::Place{of_array(array), -1, output}, false);
-    const int64_t images = step->images();
     outputs_ = std::max(outputs_, output + 1);
-    return add(std::move(step), images);
+    return add_move({tensors_[from].layout, from, -1}, {of_array(array), -1, output}, false);
 }
 
 int Program::move(int from, int to, bool flatten) {
     check(from);
     check(to);
-    auto step = std::make_unique<MoveStep>(*this, MoveStep::Place{tensors_[from].layout, from, -1},
-                                           MoveStep::Place{tensors_[to].layout, to, -1}, flatten);
-    const int64_t images = step->images();
-    return add(std::move(step), images);
+    return add_move({tensors_[from].layout, from, -1}, {tensors_[to].layout, to, -1}, flatten);
+}
+
+int Program::add_move(const Place& from, const Place& to, bool flatten) {
+    const auto added = [&](auto step) {
+        const int64_t images = step->images();
+        return add(std::move(step), images);
+    };
+    if (from.layout.element == Element::uint8 || to.layout.element == Element::uint8) {
+        return added(std::make_unique<int8::MoveStep>(*this, from, to, flatten));
+    }
+    return added(std::make_unique<MoveStep>(*this, from, to, flatten));
 }
 
 int Program::convolution(int from, int to, int residual, const Geometry& geometry, const float* weights,
@@ -186,10 +200,29 @@ int Program::convolution(int from, int to, int residual, const Geometry& geometr
                tensors_[to].layout.images());
 }
 
+int Program::convolution(int from, int to, int residual, const Geometry& geometry, const int8_t* weights,
+                         const float* scales, const float* bias, const Activation& activation) {
+    check(from);
+    check(to);
+    if (residual >= 0) check(residual);
+    if (tensors_[to].layout.lanes.channels > 1) {
+        return add(std::make_unique<int8::GatherStep>(*this, from, to, residual, geometry, weights, scales, bias,
+                                                      activation),
+                   tensors_[to].layout.images());
+    }
+    return add(std::make_unique<int8::ConvolutionStep>(*this, from, to, residual, geometry, weights, scales, bias,
+                                                       activation),
+               tensors_[to].layout.images());
+}
+
 int Program::pool(int from, int to, bool average, const std::vector<Range>& rows, const std::vector<Range>& columns,
                   const std::vector<float>& scale) {
     check(from);
     check(to);
+    if (tensors_[from].layout.element == Element::uint8) {
+        return add(std::make_unique<int8::PoolStep>(*this, from, to, average, rows, columns, scale),
+                   tensors_[to].layout.images());
+    }
     return add(std::make_unique<PoolStep>(*this, from, to, average, rows, columns, scale), tensors_[to].layout.images());
 }
 
@@ -197,6 +230,9 @@ int Program::combine(int left, int right, int to, const Activation& activation) 
     check(left);
     check(to);
     if (right >= 0) check(right);
+    if (tensors_[left].layout.element == Element::uint8) {
+        return add(std::make_unique<int8::CombineStep>(*this, left, right, to, activation), tensors_[to].layout.images());
+    }
     return add(std::make_unique<CombineStep>(*this, left, right, to, activation), tensors_[to].layout.images());
 }
 
@@ -233,6 +269,7 @@ void Program::finish() {
         segment.alone = by_chunks_ || (chunk_ / segment.images >= threads_ && !joins);
         for (int i = segment.begin; i < segment.end; i++) steps_[order_[i]]->prepare(segment.alone ? 1 : threads_);
     }
+    for (const std::unique_ptr<Step>& step : steps_) scratch_bytes_ = std::max(scratch_bytes_, aligned(step->scratch()));
 
     // When each tensor is first written and last read; those that several segments see last for ever.
     struct Life {
@@ -321,15 +358,20 @@ struct Program::Memory {
         void operator()(char* memory) const { ::operator delete(memory, std::align_val_t(line)); }
     };
     using Block = std::unique_ptr<char, Free>;
-    std::vector<Block> own, shared;
+    std::vector<Block> own, shared, scratch;
 
     explicit Memory(const Program& program) {
+        for (int64_t i = 0; i < program.workers_; i++) scratch.push_back(reserve(program.scratch_bytes_));
         for (int64_t i = 0; i < program.workers_; i++) own.push_back(block(program, program.own_bytes_, false));
         for (int64_t i = 0; i < program.arenas_; i++) shared.push_back(block(program, program.shared_bytes_, true));
     }
 
+    static Block reserve(int64_t bytes) {
+        return Block(static_cast<char*>(::operator new(bytes, std::align_val_t(line))));
+    }
+
     static Block block(const Program& program, int64_t bytes, bool connects) {
-        Block memory(static_cast<char*>(::operator new(bytes, std::align_val_t(line))));
+        Block memory = reserve(bytes);
         std::memset(memory.get(), 0, bytes);
         for (const Tensor& tensor : program.tensors_) {
             const Layout& layout = tensor.layout;
@@ -354,7 +396,8 @@ public:
 
     void by_chunks(int worker, int64_t chunk) {
         const int64_t begin = chunk * program_.chunk_, end = std::min(begin + program_.chunk_, program_.images_);
-        Frame frame{program_, memory_.own[worker].get(), memory_.shared[worker].get(), begin, inputs_, outputs_};
+        Frame frame{program_, memory_.own[worker].get(), memory_.shared[worker].get(), memory_.scratch[worker].get(),
+                    begin, inputs_, outputs_};
         const std::vector<Segment>& segments = program_.segments_;
         for (int64_t image = begin; image < end;) {
             image += segments[0].images;
@@ -373,7 +416,8 @@ public:
             for (const Segment& segment : program_.segments_) {
                 const int64_t groups = (end - begin + segment.images - 1) / segment.images;
                 const bool alone = segment.alone;
-                Frame frame{program_, memory_.own[alone ? worker : 0].get(), memory_.shared[0].get(), 0, inputs_, outputs_};
+                Frame frame{program_, memory_.own[alone ? worker : 0].get(), memory_.shared[0].get(),
+                            memory_.scratch[worker].get(), 0, inputs_, outputs_};
                 for (int64_t group = alone ? worker : 0; group < groups; group += alone ? workers : 1) {
                     frame.image = begin + group * segment.images;
                     if (alone) {
@@ -452,9 +496,9 @@ void Program::surround(const Frame& frame, int number, int begin, int end) const
     }
 }
 
-ConvolutionStep& Program::convolution_at(int step) {
-    ConvolutionStep* convolution =
-        step >= 0 && step < step_count() ? dynamic_cast<ConvolutionStep*>(steps_[step].get()) : nullptr;
+TunableStep& Program::convolution_at(int step) {
+    TunableStep* convolution =
+        step >= 0 && step < step_count() ? dynamic_cast<TunableStep*>(steps_[step].get()) : nullptr;
     demand(convolution, "step " + std::to_string(step) + " is no convolution");
     return *convolution;
 }

@@ -28,6 +28,7 @@ struct Frame {
     const Program& program;
     char* own;                     // memory of tensors that only this segment sees
     char* shared;                  // memory of those that connect segments
+    char* scratch;                 // as much as the step asks for, of this thread
     int64_t image;                 // the first of this group, in the whole batch
     const float* const* inputs;
     float* const* outputs;
@@ -44,6 +45,7 @@ public:
     virtual void run(const Frame& frame, int worker, int workers) const = 0;
     virtual void prepare(int /*workers*/) {}  // how many will share it, before it runs
     virtual bool ready() const { return true; }
+    virtual int64_t scratch() const { return 0; }  // bytes
     std::vector<int> reads, writes;           // tensors
 };
 
@@ -61,12 +63,18 @@ struct Tensor {
     explicit Tensor(const Layout& layout);
 };
 
+// A place to read or write: a tensor, or the user's array with that number.
+struct Place {
+    Layout layout;
+    int tensor, array;  // the other one is -1
+};
+
 // The user's arrays: contiguous (images, channels, height, width).
 struct Array {
     int channels, height, width;
 };
 
-class ConvolutionStep;
+class TunableStep;
 
 class Program {
 public:
@@ -81,6 +89,9 @@ public:
     int move(int from, int to, bool flatten);
     int convolution(int from, int to, int residual, const Geometry& geometry, const float* weights, const float* bias,
                     const Activation& activation);
+    // Of 8 bits: weights of -127 to 127, times their output channel's scale.
+    int convolution(int from, int to, int residual, const Geometry& geometry, const int8_t* weights, const float* scales,
+                    const float* bias, const Activation& activation);
     int pool(int from, int to, bool average, const std::vector<Range>& rows, const std::vector<Range>& columns,
              const std::vector<float>& scale);
     int combine(int left, int right, int to, const Activation& activation);
@@ -88,14 +99,14 @@ public:
     // Nothing can be added after this: memory is laid out.
     void finish();
 
-    ConvolutionStep& convolution_at(int step);
+    TunableStep& convolution_at(int step);
 
     // Adds the time of each step to `seconds` if there is such, as the first worker sees it. Safe from several threads.
     void run(const float* const* inputs, float* const* outputs, double* seconds = nullptr) const;
 
     int64_t images() const { return images_; }
     int threads() const { return threads_; }
-    int64_t memory() const { return workers_ * own_bytes_ + arenas_ * shared_bytes_; }
+    int64_t memory() const { return workers_ * (own_bytes_ + scratch_bytes_) + arenas_ * shared_bytes_; }
     int inputs() const { return inputs_; }    // arrays that it reads
     int outputs() const { return outputs_; }  // arrays that it writes
     int step_count() const { return static_cast<int>(steps_.size()); }
@@ -112,6 +123,7 @@ private:
     class Run;
 
     int add(std::unique_ptr<Step> step, int64_t images);
+    int add_move(const Place& from, const Place& to, bool flatten);
     void check(int tensor) const;
 
     int64_t images_;
@@ -124,7 +136,7 @@ private:
     std::vector<Segment> segments_;
     int64_t chunk_ = 1;        // images of the largest group
     bool by_chunks_ = true;    // each thread has its own
-    int64_t own_bytes_ = 0, shared_bytes_ = 0, workers_ = 1, arenas_ = 1;
+    int64_t own_bytes_ = 0, shared_bytes_ = 0, scratch_bytes_ = 0, workers_ = 1, arenas_ = 1;
     mutable std::mutex lock_;
     mutable std::vector<std::unique_ptr<Memory>> free_;  // of runs that have ended
 };

@@ -13,21 +13,13 @@ void demand(bool holds, const std::string& what) {
     if (!holds) throw std::invalid_argument(what);
 }
 
-struct Share {
-    int begin, end;
-};
-
-Share share(int channels, int worker, int workers) {
-    return {static_cast<int>(static_cast<int64_t>(channels) * worker / workers),
-            static_cast<int>(static_cast<int64_t>(channels) * (worker + 1) / workers)};
-}
-
 // Whether a map of one pixel has its channels one after the other.
 bool is_row(const Layout& layout) { return layout.lanes.count() == layout.lanes.channels && layout.channel() == 1; }
 
 // Whether each lane's elements are runs of the array's: of a row or, where a map has one pixel, of all channels.
 bool can_interleave(const Layout& layout) {
-    return layout.element == Element::float32 && layout.lanes.channels == 1 &&
+    return layout.element == Element::float32 && layout.vector_bytes() <= 4 * runtime_kernels().lanes &&
+           layout.lanes.channels == 1 &&
            layout.lanes.columns * layout.columns == layout.width;
 }
 
@@ -57,6 +49,28 @@ void each_run(const Layout& array, const Layout& layout, T* base, int64_t valid,
 }
 
 }  // namespace
+
+Share share(int channels, int worker, int workers) {
+    return {static_cast<int>(static_cast<int64_t>(channels) * worker / workers),
+            static_cast<int>(static_cast<int64_t>(channels) * (worker + 1) / workers)};
+}
+
+void check_windows(const Layout& in, const Layout& out, const std::vector<Range>& rows, const std::vector<Range>& columns) {
+    demand(in.channels == out.channels && in.lanes == out.lanes && in.groups == out.groups,
+           "a pool's tensors must have the same channels and lanes");
+    demand(static_cast<int>(rows.size()) == out.rows && static_cast<int>(columns.size()) == out.columns,
+           "a pool needs a range for each row and column of its output's block");
+    const auto check = [](const std::vector<Range>& ranges, int before, int places) {
+        for (const Range& range : ranges) {
+            demand(range.start < range.stop && range.start >= -before && range.stop <= places,
+                   "a pool's range " + std::to_string(range.start) + " to " + std::to_string(range.stop) +
+                       " must not be empty and be inside the input's block and halo, " + std::to_string(-before) + " to " +
+                       std::to_string(places));
+        }
+    };
+    check(rows, in.halo.top, in.rows + in.halo.bottom);
+    check(columns, in.halo.left, in.columns + in.halo.right);
+}
 
 MoveStep::MoveStep(const Program& program, const Place& from, const Place& to, bool flatten)
     : program_(program), from_(from), to_(to), flatten_(flatten) {
@@ -169,20 +183,8 @@ PoolStep::PoolStep(const Program& program, int from, int to, bool average, const
     : program_(program), from_(from), to_(to), rows_(rows), columns_(columns), scale_(scale.begin(), scale.end()) {
     const Layout &in = program.tensor_at(from).layout, &out = program.tensor_at(to).layout;
     demand(in.element == Element::float32 && out.element == Element::float32, "a pool's tensors must be of float32");
-    demand(in.channels == out.channels && in.lanes == out.lanes && in.groups == out.groups,
-           "a pool's tensors must have the same channels and lanes");
-    demand(static_cast<int>(rows.size()) == out.rows && static_cast<int>(columns.size()) == out.columns,
-           "a pool needs a range for each row and column of its output's block");
-    const auto check = [](const std::vector<Range>& ranges, int before, int places) {
-        for (const Range& range : ranges) {
-            demand(range.start < range.stop && range.start >= -before && range.stop <= places,
-                   "a pool's range " + std::to_string(range.start) + " to " + std::to_string(range.stop) +
-                       " must not be empty and be inside the input's block and halo, " + std::to_string(-before) + " to " +
-                       std::to_string(places));
-        }
-    };
-    check(rows, in.halo.top, in.rows + in.halo.bottom);
-    check(columns, in.halo.left, in.columns + in.halo.right);
+    demand(in.vector_bytes() <= 4 * runtime_kernels().lanes, "a pool's vectors must not be wider than the widest");
+    check_windows(in, out, rows, columns);
     const size_t places = static_cast<size_t>(out.rows) * out.columns * out.lanes.count();
     demand(!average || scale.size() == places, "an average needs " + std::to_string(places) + " factors, not " +
                                                    std::to_string(scale.size()));
@@ -214,10 +216,7 @@ CombineStep::CombineStep(const Program& program, int left, int right, int to, co
     for (int from : {left, right}) {
         if (from < 0) continue;
         const Layout& in = program.tensor_at(from).layout;
-        demand(in.element == out.element && in.channels == out.channels && in.lanes == out.lanes &&
-                   in.groups == out.groups && in.rows == out.rows && in.columns == out.columns && in.height == out.height &&
-                   in.width == out.width,
-               "what is added must be laid out alike");
+        demand(in.is_like(out), "what is added must be laid out alike");
         reads.push_back(from);
     }
     writes = {to};

@@ -8,14 +8,18 @@
 
 namespace sparsecycle {
 
+// Of some channels, or other things.
+struct Share {
+    int begin, end;
+};
+Share share(int channels, int worker, int workers);
+
+// Throws std::invalid_argument unless a pool with these windows can read the one layout and write the other.
+void check_windows(const Layout& in, const Layout& out, const std::vector<Range>& rows, const std::vector<Range>& columns);
+
 // Copies the activations of one layout, or of the user's array, into another's.
 class MoveStep : public Step {
 public:
-    // A place to read or write: a tensor, or the user's array with that number.
-    struct Place {
-        Layout layout;
-        int tensor, array;  // the other one is -1
-    };
     // flatten: pixel p of channel c becomes channel c * pixels + p of a map of one pixel.
     MoveStep(const Program& program, const Place& from, const Place& to, bool flatten);
 

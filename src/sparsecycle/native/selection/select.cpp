@@ -16,6 +16,7 @@ namespace sparsecycle {
 const Kernels& kernels() {
     switch (current()) {
 #ifdef SPARSECYCLE_HAS_AVX512
+        case Isa::avx512vnni:
         case Isa::avx512: return avx512::selection_kernels;
 #endif
 #ifdef SPARSECYCLE_HAS_AVX2
