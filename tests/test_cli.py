@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sparsecycle import __version__, native
 from sparsecycle.cli import main
 from sparsecycle.lab import runner, running
-from sparsecycle.lab.bench import memory, report
+from sparsecycle.lab.bench import memory, report, stored
 from sparsecycle.lab.bench.update import CONTESTANTS, TORCH, UPDATE
 from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.result import Result
@@ -72,6 +73,8 @@ def test_help_of_bench_has_its_options(capsys: pytest.CaptureFixture[str]) -> No
         (["compare", "--seeds", "1", "1"], "seeds names 1 more than once"),
         (["compare", "--model", "conv3", "--methods", "dense", "--jobs", "0"], "jobs=0"),
         (["bench"], "say what to measure: --update"),
+        (["bench", "net.pt2", "--update"], "or FILE, a network that runs"),
+        (["bench", "net.pt2", "--values", "fp16"], "--values"),
         (["bench", "--update", "--model", "resnet18"], "did you mean 'resnet-18'?"),
         (["bench", "--update", "--threads", "1", "0"], "threads=(1, 0)"),
         (["bench", "--update", "--threads", "2", "2"], "more than once"),
@@ -256,6 +259,25 @@ def test_bench_prints_its_tables_and_keeps_the_figures(
     assert (found["model"], found["shape"], found["weights"]) == ("lenet-300-100", [1, 8, 8], 49_600)
     assert ("steps" in found) == trains
     assert found["updates"][0]["contestants"][UPDATE]["reads"] > 0
+
+
+def test_bench_of_a_file_keeps_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def bench_file(path: Path, **words: object) -> dict[str, Any]:
+        asked.update(path=path, **words)
+        return {"races": []}
+
+    monkeypatch.setattr(stored, "bench_file", bench_file)
+    words = ["--threads", "1", "--seconds", "2", "--batch-size", "4", "--json", str(tmp_path / "found.json")]
+    assert main(["bench", "net.pt2", *words]) == 0
+    assert asked == {"path": Path("net.pt2"), "batch": 4, "values": ("fp32",), "threads": (1,), "seconds": 2.0}
+    assert json.loads((tmp_path / "found.json").read_text()) == {"races": []}
+
+
+def test_bench_of_no_file_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "net.pt2"]) == 1
+    assert "error: there is no file net.pt2" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The command ``sparsecycle``: train one network, compare methods, or measure what pruning costs."""
+"""The command ``sparsecycle``: train one network, compare methods, or measure speeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Train a network once, and prune it on the way.
 commands:
   train      train one network, dense or pruned by one method, once a seed
   compare    compare methods and sparsities with the dense network, over several seeds
-  bench      measure on this machine what pruning costs
+  bench      measure on this machine how fast a pruned network runs, and what pruning costs
 
   sparsecycle COMMAND --help lists the command's options.
 
@@ -36,6 +36,7 @@ examples:
   sparsecycle train --data mnist --sparsity 0.95 --seeds 0 1 2
   sparsecycle compare --data digits       every method at 80, 90, 95 and 98 %
   sparsecycle compare --config FILE.yaml  options from a file; flags override them
+  sparsecycle bench pruned.pt2            a forward pass, beside the dense engines
   sparsecycle bench --update --model resnet-18
 """
 
@@ -138,15 +139,24 @@ def _compare(words: list[str]) -> int:
 def _bench(words: list[str]) -> int:
     from sparsecycle.lab.bench import report
     from sparsecycle.lab.bench.options import parse
+    from sparsecycle.lab.bench.stored import bench_file
     from sparsecycle.lab.options import usage
 
     options = parse(words, "sparsecycle bench")
     subject, threads, seconds = options.subject(), options.threads, options.seconds
     print(", ".join(f"{key}: {value}" for key, value in report.machine().items()), end="\n\n")
+    if options.file is not None:
+        batch, values = options.batch_size, options.values
+        with usage():
+            found = bench_file(options.file, batch=batch, values=values, threads=threads, seconds=seconds)
+        report.write(options.json, found)
+        return 0
     with usage():
         trained = None
         if options.steps:  # first, since it may be that they cannot be had
-            trained = report.bench_steps(subject, threads=threads, seconds=seconds, batch_size=options.batch_size)
+            trained = report.bench_steps(
+                subject, threads=threads, seconds=seconds, batch_size=options.batch_size or 128
+            )
         updates = report.bench_update(subject, threads=threads, seconds=seconds)
     print(report.summary(updates, trained))
     report.write(options.json, {**updates, **(trained or {})})

@@ -41,7 +41,7 @@ def test_choices_of_another_machine_are_made_anew(compiled, tmp_path):
     runtime.save(compiled, tmp_path / "net")
     tensors, content = read(tmp_path / "net", "compiled network")
     for choice in content["tuned"][0]["choices"]:
-        choice[0] = 1024  # lanes that no machine has
+        choice[1][0] = 1024  # lanes that no machine has
     write(tmp_path / "net", "compiled network", tensors, content)
     torch.testing.assert_close(runtime.load(tmp_path / "net")(x), compiled(x))
 

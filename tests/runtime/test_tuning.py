@@ -208,7 +208,7 @@ def test_wide_maps_of_many_channels_have_ways(sides: tuple[int, int], groups: in
 
 def test_choices_are_kept_as_plain_values() -> None:
     homes_ = {(8, 8): (Lanes(1, 2, 4), 1), (1, 1): (Lanes(1, 1, 1, 8), 1)}
-    tuned = Tuned(homes_, [Choice(KINDS[0], 3, 1e-5, None), Choice(KINDS[2], 1, 2e-5, 2e-5)])
+    tuned = Tuned(homes_, {}, [Choice(KINDS[0], 3, 1e-5, None), Choice(KINDS[2], 1, 2e-5, 2e-5)])
     assert Tuned.from_plain(json.loads(json.dumps(tuned.plain()))) == tuned
 
 

@@ -19,12 +19,13 @@ from sparsecycle.lab.recipe import Recipe
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["channels_last", "describe", "fabric_for", "has_bf16", "pick_device", "precision"]
+__all__ = ["channels_last", "describe", "fabric_for", "has_bf16", "has_int8_sums", "pick_device", "precision"]
 
 _CPU_INFO = Path("/proc/cpuinfo")
 #: Flags of /proc/cpuinfo (x86-64; aarch64) under which oneDNN multiplies bf16 faster than fp32. Without
 #: them it emulates bf16 and is slower.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -53,6 +54,11 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return bool(_BF16_FLAGS & set(_cpu_flags()))
     return False
+
+
+def has_int8_sums() -> bool:
+    """Whether the CPU has an instruction that adds up four products of int8 numbers in 32 bits."""
+    return bool(_INT8_FLAGS & set(_cpu_flags()))
 
 
 def _convolutional(model: nn.Module) -> bool:

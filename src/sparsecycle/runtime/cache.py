@@ -14,6 +14,7 @@ from sparsecycle.files import write_whole
 from sparsecycle.native import core
 from sparsecycle.runtime.describe import describe
 from sparsecycle.runtime.graph import Graph
+from sparsecycle.runtime.quantize import Quantized
 from sparsecycle.runtime.tuning import Tuned
 
 __all__ = ["find", "folder", "keep", "key"]
@@ -27,18 +28,20 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparsecycle"
 
 
-def key(graphs: Sequence[Graph], threads: int, values: str) -> str:
+def key(graphs: Sequence[Graph], threads: int, values: str, quantized: Sequence[Quantized | None]) -> str:
     """A name for these networks, compiled so on this machine; it changes with every weight that becomes zero or not."""
     native = core()
     assert native is not None
     sha = hashlib.sha256()
-    for part in (native.isa(), _processor(), str(native.forms()), str(threads), values):
+    for part in (native.isa(), _processor(), str(native.forms()), str(native.int8_forms()), str(threads), values):
         sha.update(f"{part}\0".encode())
     for graph in graphs:
         content, tensors = describe(graph)
         sha.update(json.dumps(content).encode())
         for tensor in tensors:
             sha.update((tensor != 0).numpy().data)
+    for steps in quantized:
+        sha.update(str(steps and sorted(steps.steps)).encode())
     return sha.hexdigest()
 
 

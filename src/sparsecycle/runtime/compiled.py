@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,19 +11,22 @@ from torch import Tensor, nn
 
 from sparsecycle.native import core
 from sparsecycle.runtime import cache
+from sparsecycle.runtime.calibrate import calibrate
 from sparsecycle.runtime.cost import Form
+from sparsecycle.runtime.cost8 import Form8
 from sparsecycle.runtime.fuse import fuse
 from sparsecycle.runtime.graph import Convolution
 from sparsecycle.runtime.lower import lower
 from sparsecycle.runtime.parts import NativePart, TorchPart
 from sparsecycle.runtime.plan import Entry, Plan
+from sparsecycle.runtime.quantize import Quantized
 from sparsecycle.runtime.trace import Traced, filled, trace
 from sparsecycle.runtime.tuning import Tuned, apply, homes, tune
 
 __all__ = ["VALUES", "Compiled", "compile"]
 
-VALUES = ("fp32", "bf16")
-"""How the weights of sparse layers may be kept."""
+VALUES = ("fp32", "bf16", "int8")
+"""What a compiled network computes with."""
 
 
 class Native:
@@ -32,27 +36,41 @@ class Native:
         part: What it computes; its graph is fused.
         threads: How many compute it at most.
         values: One of :data:`VALUES`.
+        quantized: Which steps are computed in 8 bits, and how; None if none are.
         tuned: What was chosen before, or None to choose now.
 
     Raises:
         ValueError: If what was chosen is for another network or machine.
     """
 
-    def __init__(self, part: NativePart, threads: int, values: str, tuned: Tuned | None = None) -> None:
+    def __init__(
+        self,
+        part: NativePart,
+        threads: int,
+        values: str,
+        quantized: Quantized | None = None,
+        tuned: Tuned | None = None,
+    ) -> None:
         native = core()
         assert native is not None
         graph = part.graph
         forms = [Form(*form) for form in native.forms()]
+        forms8 = [Form8(*form) for form in native.int8_forms()] if quantized else []
         self.part = part
-        self.tuned = tuned or Tuned(homes(graph, forms, native.widest(), threads), ())
-        self.program = native.Program(graph.images, threads)
-        if not {(shape.height, shape.width) for shape in graph.maps} <= self.tuned.homes.keys():
+        self.quantized = quantized
+        if tuned is None:
+            homes8 = homes(graph, forms8, 4 * native.widest(), threads, native.int8_window()) if quantized else {}
+            images = {size: lanes.images * groups for size, (lanes, groups) in homes8.items()}
+            tuned = Tuned(homes(graph, forms, native.widest(), threads, None, images or None), homes8, ())
+        if not {(shape.height, shape.width) for shape in graph.maps} <= tuned.homes.keys():
             raise ValueError("these choices are for another network: they do not have all of its maps")
-        self.lowered = lower(graph, self.tuned.homes, self.program)
-        if tuned:
-            apply(self.lowered, forms, tuned.choices)
+        self.program = native.Program(graph.images, threads)
+        self.lowered = lower(graph, tuned.homes, self.program, quantized, tuned.homes8)
+        if tuned.choices:
+            apply(self.lowered, forms, tuned.choices, forms8)
         else:
-            self.tuned = Tuned(self.tuned.homes, tune(self.lowered, graph, forms, values))
+            tuned = replace(tuned, choices=tune(self.lowered, graph, forms, values, forms8))
+        self.tuned = tuned
         self._counts = [shape.channels * shape.height * shape.width * graph.images for shape in graph.maps]
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -99,7 +117,11 @@ class Compiled(nn.Module):
         examples: Shape and type of each input.
         threads: How many compute it at most.
         values: One of :data:`VALUES`.
+        quantized: Of each native part, which steps are computed in 8 bits, and how.
         tuned: What was chosen before for each native part, or None to choose now.
+
+    Raises:
+        ValueError: If what was chosen is for another network or machine.
     """
 
     def __init__(
@@ -108,6 +130,7 @@ class Compiled(nn.Module):
         examples: Sequence[tuple[tuple[int, ...], torch.dtype]],
         threads: int,
         values: str,
+        quantized: Sequence[Quantized | None],
         tuned: Sequence[Tuned] | None = None,
     ) -> None:
         super().__init__()
@@ -119,8 +142,9 @@ class Compiled(nn.Module):
         if tuned is not None and len(tuned) != natives:
             raise ValueError(f"choices for {len(tuned)} native parts were given; the network has {natives}")
         known: Iterator[Tuned | None] = iter(tuned if tuned is not None else [None] * natives)
+        how = iter(quantized)
         self._parts: list[Native | TorchPart] = [
-            Native(part, threads, values, next(known)) if isinstance(part, NativePart) else part
+            Native(part, threads, values, next(how), next(known)) if isinstance(part, NativePart) else part
             for part in traced.parts
         ]
         # The usual network is one native part with one output: that goes without names.
@@ -140,6 +164,11 @@ class Compiled(nn.Module):
     def tuned(self) -> list[Tuned]:
         """What was chosen for each native part."""
         return [part.tuned for part in self._parts if isinstance(part, Native)]
+
+    @property
+    def quantized(self) -> list[Quantized | None]:
+        """Of each native part, which steps are computed in 8 bits, and how."""
+        return [part.quantized for part in self._parts if isinstance(part, Native)]
 
     @property
     def plan(self) -> Plan:
@@ -201,7 +230,9 @@ def compile(
     example_inputs: Tensor | Sequence[Tensor],
     threads: int | None = None,
     values: str = "fp32",
-    calibration: Any = None,
+    calibration: Iterable[Tensor | Sequence[Tensor]] | None = None,
+    keep: Collection[str] = (),
+    bound: float | None = None,
 ) -> Compiled:
     """Make a pruned network run fast on this machine's CPU.
 
@@ -214,8 +245,13 @@ def compile(
         model: A network with float32 parameters on the CPU, as it is in evaluation. It is not changed.
         example_inputs: A tensor, or several; the compiled network is for these shapes and types.
         threads: How many compute it at most; as many as PyTorch uses if None.
-        values: How the weights of sparse layers are kept: ``"fp32"``, or ``"bf16"`` in half the space, rounded.
-        calibration: For ``"int8"``.
+        values: What it computes with: ``"fp32"``; ``"bf16"``, float32 with the weights of sparse layers rounded to half
+            the space; or ``"int8"``, uint8 activations and int8 weights, the fastest.
+        calibration: For int8, inputs that the network may get: batches as ``example_inputs``, of any number of images
+            if the whole network is native. Of a longer batch, as a loader's of images and labels, the first are taken.
+        keep: For int8, names of modules that stay in float32.
+        bound: For int8, the largest relative error of the outputs on the calibration that is allowed: the layers that
+            lose most stay in float32 until it holds. None allows any.
 
     Returns:
         A network that gives the same outputs: with ``"fp32"`` within a relative error of 1e-4.
@@ -234,25 +270,30 @@ def compile(
         raise ValueError(f"threads={threads!r} must be a positive integer, or None for as many as PyTorch uses")
     if values not in VALUES:
         raise ValueError(f"values={values!r} must be one of {', '.join(map(repr, VALUES))}")
+    if values != "int8" and (calibration is not None or keep or bound is not None):
+        raise ValueError(f"calibration, keep and bound are for values='int8', not for {values!r}")
     threads = threads or torch.get_num_threads()
     traced = _fused(trace(model, example_inputs))
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     examples = [(tuple(x.shape), x.dtype) for x in inputs]
-    key = cache.key([part.graph for part in traced.parts if isinstance(part, NativePart)], threads, values)
+    graphs = [part.graph for part in traced.parts if isinstance(part, NativePart)]
+    quantized: list[Quantized | None] = [None] * len(graphs)
+    if values == "int8":
+        quantized = [*calibrate(traced, examples, calibration or (), keep, bound)]
+    key = cache.key(graphs, threads, values, quantized)
     known = cache.find(key)
     if known is not None:
         try:
-            return Compiled(traced, examples, threads, values, known)
+            return Compiled(traced, examples, threads, values, quantized, known)
         except ValueError:  # written by a program that had other kernels
             pass
-    compiled = Compiled(traced, examples, threads, values)
+    compiled = Compiled(traced, examples, threads, values, quantized)
     cache.keep(key, compiled.tuned)
     return compiled
 
 
 def _fused(traced: Traced) -> Traced:
     parts = tuple(
-        NativePart(fuse(part.graph), part.inputs, part.outputs, part.shapes) if isinstance(part, NativePart) else part
-        for part in traced.parts
+        replace(part, graph=fuse(part.graph)) if isinstance(part, NativePart) else part for part in traced.parts
     )
-    return Traced(traced.inputs, parts, traced.constants, traced.outputs, traced.structure)
+    return replace(traced, parts=parts)

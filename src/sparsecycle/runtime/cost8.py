@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sparsecycle.runtime.cost import FIRST_CACHE, SECOND_BANDWIDTH, SECOND_CACHE, THIRD_BANDWIDTH, Work, met
+from sparsecycle.runtime.cost import FIRST_CACHE, SECOND_BANDWIDTH, SECOND_CACHE, STREAM, THIRD_BANDWIDTH, Work, met
 from sparsecycle.runtime.layouts import Layout
 
-__all__ = ["Form8"]
+__all__ = ["Form8", "gather8_cycles"]
 
 FOUR = 6.0
 """Cycles that four weights take for a register, without the parts that it is put together from."""
@@ -76,3 +76,28 @@ class Form8:
         traffic = footprint * channels / (SECOND_BANDWIDTH if activations < SECOND_CACHE else THIRD_BANDWIDTH)
         traffic += weights / (SECOND_BANDWIDTH if weights < SECOND_CACHE / 2 else 2 * THIRD_BANDWIDTH)
         return tiles * (inner + visits + traffic)
+
+
+def gather8_cycles(step: Work, size: tuple[int, int], lanes: int, window: int) -> float:
+    """Of a convolution of maps of this height and width, with ``lanes`` channels in the lanes.
+
+    Args:
+        step: What has to be computed.
+        size: Of the result.
+        lanes: Bytes of a vector.
+        window: How many inputs a step picks from.
+    """
+    rows = lanes // 4  # of output channels, which wait for the one with the most weights
+    mean = step.kept / (step.outputs * step.inputs * step.taps) * min(window, step.inputs)
+    longest = min(min(window, step.inputs), mean + 1.7 * mean**0.5)
+    steps = max(1 - math.exp(-mean * rows), longest / 4 + 0.1)
+    pairs = 1.0
+    for places, before, taps, stride in zip(
+        size, (step.source.height, step.source.width), step.size, step.stride, strict=True
+    ):
+        inputs = (place * stride - taps // 2 + tap for place in range(places) for tap in range(taps))
+        pairs *= sum(0 <= i < before for i in inputs) / taps
+    bundles = math.ceil(step.outputs / rows) * step.taps
+    windows = math.ceil(step.inputs / window) * step.groups
+    traffic = 2 * lanes / STREAM
+    return bundles * (windows * steps * max(pairs * 1.1 + 2, traffic) + 15)

@@ -11,7 +11,9 @@ from torch import Tensor
 from sparsecycle.files import read, write
 from sparsecycle.runtime.compiled import Compiled
 from sparsecycle.runtime.describe import describe, restore
+from sparsecycle.runtime.layouts import Scale
 from sparsecycle.runtime.parts import NativePart
+from sparsecycle.runtime.quantize import Quantized, Weights
 from sparsecycle.runtime.trace import Traced
 from sparsecycle.runtime.tuning import Tuned
 
@@ -37,7 +39,16 @@ def save(compiled: Compiled, path: str | os.PathLike[str]) -> None:
             )
         content, held = describe(part.graph)
         tensors.update({f"{len(parts)}.{i}": tensor for i, tensor in enumerate(held)})
-        parts.append({"graph": content, "inputs": part.inputs, "outputs": part.outputs, "shapes": part.shapes})
+        numbers = _describe_quantized(compiled.quantized[len(parts)], f"int8.{len(parts)}", tensors)
+        parts.append(
+            {
+                "graph": content,
+                "inputs": part.inputs,
+                "outputs": part.outputs,
+                "shapes": part.shapes,
+                "quantized": numbers,
+            }
+        )
     if traced.constants:
         raise ValueError(
             f"the output {next(iter(traced.constants))} does not depend on the inputs; a file cannot hold it"
@@ -82,16 +93,44 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled:
         structure = _structure(content["structure"])
         traced = Traced(tuple(content["inputs"]), parts, {}, tuple(content["outputs"]), structure)
         examples = [(tuple(shape), getattr(torch, dtype)) for shape, dtype in content["examples"]]
+        quantized = [_quantized(part["quantized"], f"int8.{i}", tensors) for i, part in enumerate(content["parts"])]
         tuned = [Tuned.from_plain(plain) for plain in content["tuned"]]
         written, values = content["threads"], content["values"]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not describe a compiled network: {error!r}") from error
     if threads in (None, written):
         try:
-            return Compiled(traced, examples, written, values, tuned)
+            return Compiled(traced, examples, written, values, quantized, tuned)
         except ValueError:  # other kernels
             pass
-    return Compiled(traced, examples, threads or written, values)
+    return Compiled(traced, examples, threads or written, values, quantized)
+
+
+def _describe_quantized(quantized: Quantized | None, name: str, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
+    """In values that JSON has; adds the tensors to those of the file."""
+    if quantized is None:
+        return None
+    for value, weights in quantized.weights.items():
+        tensors[f"{name}.{value}.numbers"] = weights.numbers
+        tensors[f"{name}.{value}.steps"] = weights.steps
+    return {
+        "scales": [[value, scale.step, scale.zero] for value, scale in quantized.scales.items()],
+        "weights": list(quantized.weights),
+        "steps": sorted(quantized.steps),
+    }
+
+
+def _quantized(plain: dict[str, Any] | None, name: str, tensors: dict[str, Tensor]) -> Quantized | None:
+    if plain is None:
+        return None
+    return Quantized(
+        {value: Scale(step, zero) for value, step, zero in plain["scales"]},
+        {
+            value: Weights(tensors[f"{name}.{value}.numbers"], tensors[f"{name}.{value}.steps"])
+            for value in plain["weights"]
+        },
+        frozenset(plain["steps"]),
+    )
 
 
 def _numbered(tensors: dict[str, Tensor], part: int) -> list[Tensor]:

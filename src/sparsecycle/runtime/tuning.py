@@ -6,7 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from sparsecycle.runtime.cost import Form, Work, can_gather, cycles, gather_cycl
 from sparsecycle.runtime.cost8 import Form8, gather8_cycles
 from sparsecycle.runtime.graph import Concatenate, Convolution, Graph, Map
 from sparsecycle.runtime.layouts import Lanes, Layout
-from sparsecycle.runtime.lower import Lowered
+from sparsecycle.runtime.lower import Homes, Lowered
 
 if TYPE_CHECKING:
     from sparsecycle.native._core import Program
@@ -61,17 +61,23 @@ class Tuned:
 
     Attributes:
         homes: The lanes and groups of maps of each height and width.
+        homes8: Those of maps in 8 bits.
         choices: Of each convolution, in order.
     """
 
-    homes: Mapping[tuple[int, int], tuple[Lanes, int]]
+    homes: Homes
+    homes8: Homes
     choices: Sequence[Choice]
 
     def plain(self) -> dict[str, Any]:
         """The same in values that JSON has."""
         return {
-            "homes": [[*size, *astuple(lanes), groups] for size, (lanes, groups) in self.homes.items()],
-            "choices": [[*astuple(choice.form), *astuple(choice)[1:]] for choice in self.choices],
+            "homes": _plain_homes(self.homes),
+            "homes8": _plain_homes(self.homes8),
+            "choices": [
+                [isinstance(choice.form, Form8), list(astuple(choice.form)), *astuple(choice)[1:]]
+                for choice in self.choices
+            ],
         }
 
     @classmethod
@@ -81,11 +87,19 @@ class Tuned:
         Raises:
             KeyError, TypeError, ValueError: If it is something else.
         """
-        count = len(fields(Form))
         return cls(
-            {(h, w): (Lanes(*lanes), groups) for h, w, *lanes, groups in plain["homes"]},
-            [Choice(Form(*choice[:count]), *choice[count:]) for choice in plain["choices"]],
+            _homes_of(plain["homes"]),
+            _homes_of(plain["homes8"]),
+            [Choice((Form8 if in_8_bits else Form)(*form), *rest) for in_8_bits, form, *rest in plain["choices"]],
         )
+
+
+def _plain_homes(homes: Homes) -> list[list[int]]:
+    return [[*size, *astuple(lanes), groups] for size, (lanes, groups) in homes.items()]
+
+
+def _homes_of(plain: Sequence[Sequence[int]]) -> Homes:
+    return {(height, width): (Lanes(*lanes), groups) for height, width, *lanes, groups in plain}
 
 
 def homes(
@@ -187,7 +201,9 @@ def _cost(
 ) -> float:
     lanes, groups = option
     if lanes.channels > 1 and window is not None:
-        return sum(gather8_cycles(step, size, lanes.channels, window) for step in steps) if window and steps else math.inf
+        return (
+            sum(gather8_cycles(step, size, lanes.channels, window) for step in steps) if window and steps else math.inf
+        )
     if lanes.channels > 1:
         gatherable = bool(steps) and all(can_gather(step, size) for step in steps)
         return sum(gather_cycles(step, lanes.channels) for step in steps) if gatherable else math.inf
@@ -282,14 +298,15 @@ def _allows(form: Form | Form8, values: str) -> bool:
     return form.dense or isinstance(form, Form8) or form.bfloat16 == (values == "bf16")
 
 
-def apply(lowered: Lowered, forms: Sequence[Form], choices: Sequence[Choice]) -> None:
+def apply(lowered: Lowered, forms: Sequence[Form], choices: Sequence[Choice], forms8: Sequence[Form8] = ()) -> None:
     """Choose what was chosen before.
 
     Raises:
         ValueError: If a choice does not fit.
     """
     for step, choice in zip(lowered.convolutions, choices, strict=True):
-        lowered.program.candidate(step, forms.index(choice.form), choice.blocks)
+        own: Sequence[Form | Form8] = forms8 if step in lowered.in_8_bits else forms
+        lowered.program.candidate(step, own.index(choice.form), choice.blocks)
         lowered.program.keep_chosen(step)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sparsecycle.lab.bench.options import Bench, parse
@@ -24,8 +26,23 @@ def test_a_bench_has_shapes_that_fit_and_one_thread_and_all(monkeypatch: pytest.
     assert (bench().steps, bench("--no-steps").steps) == (True, False)
 
 
-def test_a_bench_must_be_told_what_to_measure() -> None:
-    with pytest.raises(UsageError, match="say what to measure: --update"):
-        parse([], "sparsecycle bench")
+def test_a_bench_may_be_of_a_file() -> None:
+    options = parse(["net.pt2", "--values", "fp32", "int8", "--batch-size", "4"], "sparsecycle bench")
+    assert (options.file, options.values, options.batch_size) == (Path("net.pt2"), ("fp32", "int8"), 4)
+    assert (bench().file, bench().values, bench().batch_size) == (None, ("fp32",), None)
+
+
+@pytest.mark.parametrize("words", [[], ["net.pt2", "--update"]])
+def test_a_bench_must_be_told_what_to_measure(words: list[str]) -> None:
+    with pytest.raises(UsageError, match="say what to measure: --update, .* or FILE"):
+        parse(words, "sparsecycle bench")
+
+
+def test_values_are_named_once() -> None:
+    with pytest.raises(ValueError, match=r"values=\('int8', 'int8'\); allowed are fp32, bf16 and int8, each once"):
+        Bench(values=("int8", "int8"))
+
+
+def test_an_unknown_model_is_refused() -> None:
     with pytest.raises(UsageError, match="model 'resnet18' is not known; did you mean 'resnet-18'"):
         bench("--model", "resnet18")

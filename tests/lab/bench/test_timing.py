@@ -29,6 +29,13 @@ def test_disturbed_samples_do_not_count() -> None:
     assert times.median("b") == 6.0
 
 
+def test_quartiles_are_those_of_the_clean_samples() -> None:
+    times = Times(SECONDS, CLEAN)
+    assert times.quartiles("a") == (2.0, 8.0)
+    assert times.quartiles("b") == (3.75, 26.0)
+    assert Times({"a": [2.0]}, {"a": [True]}).quartiles("a") == (2.0, 2.0)
+
+
 def test_where_nearly_all_are_disturbed_all_count() -> None:
     times = Times(SECONDS, {"a": [True] * 5, "b": [False] * 5})
     assert times.ratios("b", "a") == [3.0, 2.0, 5.0, 1.0, 5.0]
@@ -47,7 +54,7 @@ class Clock:
         self.turns: list[str] = []
         for name in ("process_time", "perf_counter"):
             monkeypatch.setattr(timing.time, name, lambda: self.now)
-        monkeypatch.setattr(timing, "_waited", lambda: 0.0)
+        monkeypatch.setattr(timing, "waited", lambda: 0.0)
 
     def takes(self, name: str, seconds: float, before: float = 0.0) -> Contestant:
         def run() -> None:
@@ -91,7 +98,7 @@ def test_a_sample_is_disturbed_if_the_process_waited(clock: Clock, monkeypatch: 
         clock.now += 1.0
         waited += 0.03
 
-    monkeypatch.setattr(timing, "_waited", lambda: waited)
+    monkeypatch.setattr(timing, "waited", lambda: waited)
     times = race({"a": clock.takes("a", 1.0), "b": Contestant(waits)}, 0.0, least=3, most=3)
     assert times.clean == {"a": [True] * 3, "b": [False] * 3}
 

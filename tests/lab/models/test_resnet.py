@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sparsecycle.lab.models import build
-from sparsecycle.lab.models.resnet import BasicBlock, PaddingShortcut
+from sparsecycle.lab.models.resnet import BasicBlock, Bottleneck, PaddingShortcut
 
 WEIGHTS = Path(os.environ.get("SPARSECYCLE_DATA", "")) / "weights"
 
@@ -26,6 +26,7 @@ def convolutions(name, size):
         ("resnet-20", 267_696, 2_560),
         ("resnet-20-a", 267_696, 0),
         ("resnet-18", 10_987_200, 172_032),
+        ("resnet-50", 11_317_248, 12_128_256),
     ],
 )
 def test_where_the_weights_are(name, three, one):
@@ -83,6 +84,34 @@ def test_block_of_one_shape_passes_its_input_on():
     nn.init.zeros_(block.bn2.weight)
     x = torch.rand(2, 4, 5, 5)
     assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize(("inputs", "stride"), [(8, 1), (16, 1), (16, 2)])
+def test_bottleneck_has_its_stride_in_the_middle(inputs, stride):
+    torch.manual_seed(0)
+    block = Bottleneck(inputs, 16, stride).eval()
+    assert [conv.stride for conv in (block.conv1, block.conv2, block.conv3)] == [(1, 1), (stride, stride), (1, 1)]
+    x = torch.randn(2, inputs, 7, 7)
+    with torch.no_grad():
+        residual = block.bn2(block.conv2(block.bn1(block.conv1(x)).relu())).relu()
+        residual = block.bn3(block.conv3(residual))
+        torch.testing.assert_close(block(x), (residual + block.downsample(x)).relu())
+
+
+def test_resnet_50_is_the_one_of_imagenet():
+    with torch.device("meta"):
+        model = build("resnet-50", (3, 224, 224), 1000).eval()
+        assert model(torch.empty(2, 3, 224, 224)).shape == (2, 1000)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 25_557_032
+    state = model.state_dict()
+    assert state["layer4.0.downsample.0.weight"].shape == (2048, 1024, 1, 1), "torchvision's names"
+    assert len(state) == 320
+    sizes = []
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        stage.register_forward_hook(lambda module, given, made: sizes.append(tuple(made.shape[1:])))
+    with torch.device("meta"):
+        model(torch.empty(1, 3, 224, 224))
+    assert sizes == [(256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7)]
 
 
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="no trained weights under $SPARSECYCLE_DATA/weights")

@@ -20,6 +20,7 @@ SMALLEST = {
     "resnet-18": 8,
     "resnet-20": 4,
     "resnet-32": 4,
+    "resnet-50": 32,
     "resnet-56": 4,
     "resnet-20-a": 4,
     "resnet-32-a": 4,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -17,10 +18,22 @@ __all__ = ["Bench", "parse"]
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure on this machine what pruning costs, beside torch's own pruning and one read of the weights.
+    """Measure on this machine how fast a pruned network runs, or what pruning costs.
 
-    Example: sparsecycle bench --update --model resnet-18 --threads 1 2
+    With FILE: a forward pass by the runtime, torch, torch.compile and, where installed, onnxruntime and OpenVINO.
+    With --update: a mask update, beside torch's own pruning and one read of the weights.
+
+    Examples: sparsecycle bench pruned.pt2 --threads 1 2
+              sparsecycle bench --update --model resnet-18
     """
+
+    file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE]")] = None
+    """A network: a file of torch.export.save, NAME.pt2; the folder of a finished run of sparsecycle train; or a file of
+    sparsecycle.runtime.save, which is measured alone."""
+
+    values: tuple[Literal["fp32", "bf16", "int8"], ...] = ("fp32",)
+    """What the runtime computes with. The scales of int8 come from images that the run was trained on; for a .pt2 file
+    from random numbers, which is enough to see how fast it is."""
 
     update: bool = False
     """What a mask update costs in time and memory, and what it adds to a training step."""
@@ -34,8 +47,9 @@ class Bench:
     classes: int = 10
     """Number of classes."""
 
-    batch_size: int = 128
-    """Images a training step."""
+    batch_size: int | None = None
+    """Images a training step, 128 by default; or a forward pass of a run's network, 1 by default. A .pt2 file has its
+    own."""
 
     sparsity: float = 0.9
     """Share of the prunable weights that an update zeroes, and that a training is half-way to."""
@@ -44,7 +58,7 @@ class Bench:
     """Numbers of threads to measure with; by default 1 and as many as torch takes."""
 
     seconds: float = 15.0
-    """For each table and number of threads, about; slow networks take longer."""
+    """For each table and number of threads, about; slow networks take longer, and getting ready comes on top."""
 
     steps: bool = True
     """Whether to train, too: eight copies of the network, in turns."""
@@ -55,8 +69,10 @@ class Bench:
     def __post_init__(self) -> None:
         if not self.threads:
             object.__setattr__(self, "threads", tuple(sorted({1, torch.get_num_threads()})))
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size!r}; allowed is a whole number of at least 1")
+        if not self.values or len(set(self.values)) < len(self.values):
+            raise ValueError(f"values={self.values!r}; allowed are fp32, bf16 and int8, each once")
         if min(self.threads) < 1:
             raise ValueError(f"threads={self.threads!r}; allowed are whole numbers of at least 1")
         if len(set(self.threads)) < len(self.threads):
@@ -82,7 +98,10 @@ def parse(arguments: Sequence[str], prog: str) -> Bench:
         SystemExit: with code 2 where a flag is wrong (what is wrong is printed), 0 after ``--help``.
     """
     options = tyro.cli(Bench, prog=prog, args=list(arguments))
-    if not options.update:
-        raise UsageError("say what to measure: --update, a mask update and a training step; bench --help says more")
+    if options.update == (options.file is not None):
+        raise UsageError(
+            "say what to measure: --update, a mask update and a training step, or FILE, a network that runs; "
+            "bench --help says more"
+        )
     check_model(options.model)
     return options

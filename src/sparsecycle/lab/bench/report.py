@@ -15,6 +15,7 @@ from sparsecycle import native
 from sparsecycle.lab import hardware
 from sparsecycle.lab.bench import memory, steps, update
 from sparsecycle.lab.bench.subject import Subject
+from sparsecycle.lab.bench.tables import figure, of_threads, table
 from sparsecycle.lab.bench.timing import Times
 
 __all__ = [
@@ -76,7 +77,7 @@ def bench_update(subject: Subject, *, threads: Sequence[int], seconds: float, sa
         with _threads(count):
             times = update.race(network, seconds)
         found["updates"].append({"threads": count, **of_updates(*times)})
-        say(f"\n{_count(count)}, {_quality(times)}:\n\n{update_table(found, -1)}")
+        say(f"\n{of_threads(count)}, {_quality(times)}:\n\n{update_table(found, -1)}")
     say(f"\n{READING.format(masks=found['bytes of masks'] / network.size)}")
     return found
 
@@ -112,7 +113,7 @@ def bench_steps(
         with _threads(count):
             times = steps.race(training, seconds, methods)
         found["steps"].append({"threads": count, **of_steps(times)})
-        say(f"{subject.model}, training steps, {training.kind}, {_count(count)}, {_quality([times])}:\n")
+        say(f"{subject.model}, training steps, {training.kind}, {of_threads(count)}, {_quality([times])}:\n")
         say(f"{steps_table(found, -1)}\n")
     return found
 
@@ -175,10 +176,10 @@ def update_table(found: Mapping[str, Any], which: int) -> str:
         rows.append(
             [
                 name,
-                _figure(its["milliseconds"]),
-                _figure(its["reads"]),
-                _figure(its["times faster than torch"]),
-                "" if extra is None else f"{_figure(100 * extra / found['bytes'])} %",
+                figure(its["milliseconds"]),
+                figure(its["reads"]),
+                figure(its["times faster than torch"]),
+                "" if extra is None else f"{figure(100 * extra / found['bytes'])} %",
             ]
         )
     return table(["", "ms", "reads", "times faster than torch", "extra memory, of the weights"], rows)
@@ -202,12 +203,12 @@ def summary(updates: Mapping[str, Any], trained: Mapping[str, Any] | None) -> st
         theirs = its["contestants"]
         rows.append(
             [
-                f"{updates['model']}, {_count(its['threads'])}",
+                f"{updates['model']}, {of_threads(its['threads'])}",
                 f"{updates['weights']:,}",
-                f"{_figure(theirs[update.READ]['milliseconds'])} ms",
-                f"{_figure(theirs[update.UPDATE]['milliseconds'])} ms = {theirs[update.UPDATE]['reads']:.1f} reads",
-                f"{_figure(theirs[update.STOCK]['milliseconds'])} ms = "
-                f"{_figure(theirs[update.UPDATE]['times faster than torch'])} updates",
+                f"{figure(theirs[update.READ]['milliseconds'])} ms",
+                f"{figure(theirs[update.UPDATE]['milliseconds'])} ms = {theirs[update.UPDATE]['reads']:.1f} reads",
+                f"{figure(theirs[update.STOCK]['milliseconds'])} ms = "
+                f"{figure(theirs[update.UPDATE]['times faster than torch'])} updates",
                 "" if extra is None else f"{100 * extra / updates['bytes']:.1f} %",
                 "" if trained is None else _more(trained["steps"][i]["loops"][steps.EVERY_STEP]["ratio"]),
             ]
@@ -228,37 +229,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up, all but the first one to the right."""
-    widths = [max(3, *(len(row[i]) for row in [head, *rows])) for i in range(len(head))]
-    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join(_line(row, widths) for row in [head, rule, *rows])
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = widths
-    return (
-        " | ".join(["| " + cells[0].ljust(first), *(c.rjust(w) for c, w in zip(cells[1:], others, strict=True))]) + " |"
-    )
-
-
 def write(path: Path | None, results: Mapping[str, Any]) -> None:
     """Store the results as JSON, if there is a path."""
     if path is not None:
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def _figure(number: float) -> str:
-    """Two or three digits that count: 0.029, 3.1, 254."""
-    return f"{number:#.2g}" if number < 1 else f"{number:.1f}" if number < 99.95 else f"{number:,.0f}"
-
-
 def _more(ratio: float) -> str:
     return f"{ratio - 1:+.1%}"
-
-
-def _count(threads: int) -> str:
-    return f"{threads} thread{'' if threads == 1 else 's'}"
 
 
 def _quality(races: Sequence[Times]) -> str:

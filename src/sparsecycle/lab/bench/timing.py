@@ -8,11 +8,20 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import torch
 
-__all__ = ["Contestant", "Times", "race"]
+from sparsecycle.lab.bench.engines import waited
+
+__all__ = ["Contestant", "Sampled", "Times", "race"]
+
+
+class Sampled(Protocol):
+    """Whatever can take part in a race."""
+
+    def sample(self) -> tuple[float, bool]:
+        """Seconds that it took once, and whether nothing disturbed it."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,18 @@ class Contestant:
 
     run: Callable[[], object]
     prepare: Callable[[], object] = lambda: None
+
+    def sample(self) -> tuple[float, bool]:
+        """With one thread by the processor time, which others on the machine do not lengthen.
+
+        It is clean if this process's threads waited for a processor for less than 2 % of it.
+        """
+        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+        self.prepare()
+        before, begin = waited(), clock()
+        self.run()
+        elapsed = clock() - begin
+        return elapsed, waited() - before < 0.02 * elapsed
 
 
 @dataclass(frozen=True)
@@ -54,9 +75,11 @@ class Times:
 
     def middle(self, name: str, to: str) -> tuple[float, float]:
         """Between these lies the middle half of :meth:`ratios`."""
-        ratios = self.ratios(name, to)
-        lower, _, upper = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-        return lower, upper
+        return _middle(self.ratios(name, to))
+
+    def quartiles(self, name: str) -> tuple[float, float]:
+        """Seconds; between these lies the middle half of what it took."""
+        return _middle([self.seconds[name][i] for i in self._rounds(name)])
 
     def _rounds(self, *names: str) -> list[int]:
         """Those in which all these are clean, or all rounds where fewer than a tenth are."""
@@ -65,11 +88,14 @@ class Times:
         return clean if 10 * len(clean) >= len(every) else list(every)
 
 
-def race(contestants: Mapping[str, Contestant], seconds: float, *, least: int, most: int, warm_up: int = 1) -> Times:
-    """Every contestant once a round, each round in an order of its own that is drawn by lot.
+def _middle(values: Sequence[float]) -> tuple[float, float]:
+    """The first and the third quartile."""
+    lower, _, upper = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+    return lower, upper
 
-    With one thread the clock is the processor time, which others on the machine do not lengthen. A sample is clean
-    if this process's threads waited for a processor for less than 2 % of it.
+
+def race(contestants: Mapping[str, Sampled], seconds: float, *, least: int, most: int, warm_up: int = 1) -> Times:
+    """Every contestant once a round, each round in an order of its own that is drawn by lot.
 
     Args:
         contestants: By name.
@@ -78,7 +104,6 @@ def race(contestants: Mapping[str, Contestant], seconds: float, *, least: int, m
         most: ... and at most so many.
         warm_up: Rounds that come first and are not counted.
     """
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     order, lots = list(contestants), random.Random(0)
     taken: dict[str, list[float]] = {name: [] for name in order}
     clean: dict[str, list[bool]] = {name: [] for name in order}
@@ -90,22 +115,8 @@ def race(contestants: Mapping[str, Contestant], seconds: float, *, least: int, m
             break
         lots.shuffle(order)
         for name in order:
-            contestants[name].prepare()
-            waited, begin = _waited(), clock()
-            contestants[name].run()
-            elapsed = clock() - begin
+            elapsed, undisturbed = contestants[name].sample()
             if i >= 0:
                 taken[name].append(elapsed)
-                clean[name].append(_waited() - waited < 0.02 * elapsed)
+                clean[name].append(undisturbed)
     return Times(taken, clean)
-
-
-def _waited() -> float:
-    """Seconds that this process's threads were ready to run but did not; 0 where the system does not say."""
-    total = 0
-    for path in Path("/proc/self/task").glob("*/schedstat"):
-        try:
-            total += int(path.read_text().split()[1])
-        except OSError:  # the thread has ended
-            continue
-    return total / 1e9

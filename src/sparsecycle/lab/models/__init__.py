@@ -20,6 +20,7 @@ from sparsecycle.lab.models.resnet import (
     resnet_20_a,
     resnet_32,
     resnet_32_a,
+    resnet_50,
     resnet_56,
     resnet_56_a,
 )
@@ -45,6 +46,7 @@ MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
     "resnet-18": resnet_18,
     "resnet-20": resnet_20,
     "resnet-32": resnet_32,
+    "resnet-50": resnet_50,
     "resnet-56": resnet_56,
     "resnet-20-a": resnet_20_a,
     "resnet-32-a": resnet_32_a,

@@ -1,4 +1,4 @@
-"""Residual networks for small images: ResNet-18 at CIFAR size, and ResNet-20, -32 and -56."""
+"""Residual networks: ResNet-18, -20, -32 and -56 for small images, and ImageNet's ResNet-50."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparsecycle.lab.models.initialisation import kaiming_fan_in, kaiming_fan_out
+from sparsecycle.lab.models.initialisation import kaiming_convolutions, kaiming_fan_in, kaiming_fan_out
 from sparsecycle.lab.models.shapes import Shape, check
 
 Shortcut = Literal["projection", "padding"]
@@ -87,6 +87,58 @@ class ResNet(nn.Module):
         return logits
 
 
+class Bottleneck(nn.Module):
+    """1x1 to a quarter of the outputs, 3x3, 1x1, each with batch norm, around a shortcut; ReLU after the sum.
+
+    The 3x3 convolution has the stride, as in Goyal et al. (arXiv 1706.02677), section 5.1.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        width = outputs // 4
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        # Empty where shapes agree: it passes its input on and adds no name.
+        self.downsample = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            projection = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) to (n, outputs, ceil(h / stride), ceil(w / stride))."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + self.downsample(x))
+
+
+class ResNet50(nn.Module):
+    """A 7x7 stem and max pooling, 3, 4, 6 and 3 bottlenecks, an average over the image, one linear layer."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = _bottlenecks(64, 256, 3, 1)
+        self.layer2 = _bottlenecks(256, 512, 4, 2)
+        self.layer3 = _bottlenecks(512, 1024, 6, 2)
+        self.layer4 = _bottlenecks(1024, 2048, 3, 2)
+        self.fc = nn.Linear(2048, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes) of images (n, c, h, w)."""
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = torch.flatten(F.adaptive_avg_pool2d(x, 1), 1)
+        logits: Tensor = self.fc(x)
+        return logits
+
+
 def resnet_18(shape: Shape, classes: int) -> ResNet:
     """ResNet-18 at CIFAR size: widths 64 to 512, 11,164,352 prunable weights on CIFAR-10.
 
@@ -160,6 +212,19 @@ def resnet_56_a(shape: Shape, classes: int) -> ResNet:
     return _thin("resnet-56-a", shape, classes, "padding")
 
 
+def resnet_50(shape: Shape, classes: int) -> ResNet50:
+    """ResNet-50 of ImageNet: 25,502,912 prunable weights and 25,557,032 parameters with 1000 classes.
+
+    He et al. (arXiv 1512.03385), table 1, with the strides of Goyal et al. (arXiv 1706.02677). Parameters are named as
+    in torchvision, whose trained weights load.
+
+    Raises:
+        ValueError: if the images are smaller than 32x32 or the number of classes is not positive.
+    """
+    channels, _, _ = check("resnet-50", shape, classes, smallest=32)
+    return kaiming_convolutions(ResNet50(channels, classes))
+
+
 def _thin(name: str, shape: Shape, classes: int, shortcut: Shortcut) -> ResNet:
     channels, _, _ = check(name, shape, classes, smallest=4)
     # Two convolutions a block, three stages, the stem and the linear layer make the depth in the name.
@@ -170,3 +235,8 @@ def _thin(name: str, shape: Shape, classes: int, shortcut: Shortcut) -> ResNet:
 def _stage(inputs: int, outputs: int, blocks: int, stride: int, shortcut: Shortcut) -> nn.Sequential:
     first = BasicBlock(inputs, outputs, stride, shortcut)
     return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1, shortcut) for _ in range(blocks - 1)))
+
+
+def _bottlenecks(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    first = Bottleneck(inputs, outputs, stride)
+    return nn.Sequential(first, *(Bottleneck(outputs, outputs, 1) for _ in range(blocks - 1)))

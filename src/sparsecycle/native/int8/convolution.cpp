@@ -1,12 +1,12 @@
 #include "convolution.h"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <stdexcept>
 #include <string>
 
 #include "../runtime/taps.h"
+#include "scale.h"
 
 namespace sparsecycle::int8 {
 
@@ -23,38 +23,9 @@ ConvolutionStep::ConvolutionStep(const Program& program, int from, int to, int r
                                  const Activation& activation)
     : program_(program), from_(from), to_(to), residual_(residual), input_(program.tensor_at(from).layout),
       output_(program.tensor_at(to).layout), added_(residual < 0 ? nullptr : &program.tensor_at(residual).layout),
-      geometry_(geometry) {
+      geometry_(geometry), numbers_(geometry, input_, output_, added_, weights, scales, bias, activation) {
     check_fit(geometry, input_, output_, added_);
-    const bool floats = output_.element == Element::float32;
-    demand(input_.element == Element::uint8 && (!added_ || added_->element == Element::uint8),
-           "input and residual must be of 8 bits");
-    demand(!floats || output_.halo == Halo{}, "output of floats must have no halo");
-    demand(weights && scales, "weights and scales must have addresses");
-    const Scale &in = input_.scale, &out = output_.scale, added = added_ ? added_->scale : Scale{};
-    weights_.assign(weights, weights + geometry.weights());
-    demand(std::find(weights_.begin(), weights_.end(), -128) == weights_.end(), "weights must be -127 to 127, not -128");
-
-    // In units of the output where that is of 8 bits and nothing has to be done to the value itself.
-    const bool folded = !floats && !activation.silu;
-    const float unit = folded ? out.scale : 1.0f;
-    const float residual_scale = added_ ? added.scale / unit : 0.0f;
-    const int64_t row = geometry.weights() / geometry.out;
-    for (int channel = 0; channel < geometry.out; channel++) {
-        scale_.push_back(in.scale * scales[channel] / unit);
-        const float constant = folded ? static_cast<float>(out.zero) : 0.0f;
-        bias_.push_back((bias ? bias[channel] : 0.0f) / unit - static_cast<float>(added.zero) * residual_scale + constant);
-        int64_t magnitude = 0;
-        for (int64_t i = 0; i < row; i++) magnitude += std::abs(weights_[channel * row + i]);
-        demand(255 * magnitude <= INT32_MAX, "weights of channel " + std::to_string(channel) + " are too many for 32 bits");
-        const double largest = 255.0 * static_cast<double>(magnitude) * std::abs(scale_.back()) +
-                               std::abs(bias_.back()) + 255.0 * residual_scale;
-        demand(largest * (floats || folded ? 1 : 1 / out.scale) < INT32_MAX,  // NaN is not
-               "results of channel " + std::to_string(channel) + " are up to " + std::to_string(largest) + " units");
-    }
-    const auto [low, high] = folded ? limits(activation, out) : std::pair<uint8_t, uint8_t>(0, 255);
-    finish_ = {scale_.data(), bias_.data(), residual_scale, activation, 1 / out.scale, static_cast<float>(out.zero), low,
-               high, stored(out.zero)};
-    if (!floats) inside_ = inside(output_);
+    if (output_.element == Element::uint8) inside_ = inside(output_);
     reads = {from};
     if (residual >= 0) reads.push_back(residual);
     writes = {to};
@@ -92,7 +63,7 @@ std::vector<int> ConvolutionStep::part_ends() const {
     const int64_t row = geometry_.weights() / geometry_.out;
     std::vector<int64_t> until{0};
     for (int channel = 0; channel < geometry_.out; channel++) {
-        const auto begin = weights_.begin() + channel * row;
+        const auto begin = numbers_.weights.begin() + channel * row;
         until.push_back(until.back() + 1 + row - std::count(begin, begin + row, 0));
     }
     std::vector<int> ends{0};
@@ -109,7 +80,7 @@ int ConvolutionStep::candidate(int number, int blocks) {
            "form " + std::to_string(number) + " does not fit its layout");
     demand(blocks > 0 && blocks <= geometry_.in,
            "blocks=" + std::to_string(blocks) + " must be 1 to " + std::to_string(geometry_.in));
-    demand(!weights_.empty(), "candidates must be made before the others are dropped");
+    demand(!numbers_.weights.empty(), "candidates must be made before the others are dropped");
     const std::vector<int> ends = part_ends();
     const Taps taps(geometry_, input_, output_);
     const Convolution* all = kernels().convolutions;
@@ -128,7 +99,7 @@ int ConvolutionStep::candidate(int number, int blocks) {
             std::vector<Pack>& packs = made.packs.emplace_back();
             for (int part = 0; part < parts_; part++) {
                 if (ends[part] == ends[part + 1]) continue;
-                packs.emplace_back(geometry_, weights_.data(), input_, kernel.form, ends[part], ends[part + 1], blocks,
+                packs.emplace_back(geometry_, numbers_.weights.data(), input_, kernel.form, ends[part], ends[part + 1], blocks,
                                    met);
                 made.cost.stored += packs.back().bytes();
             }
@@ -173,7 +144,7 @@ void ConvolutionStep::keep_chosen() {
     candidates_.push_back(std::move(kept));
     candidates_.shrink_to_fit();
     chosen_ = 0;
-    std::vector<int8_t>().swap(weights_);
+    std::vector<int8_t>().swap(numbers_.weights);
 }
 
 void ConvolutionStep::run(const Frame& frame, int worker, int workers) const {
@@ -203,7 +174,7 @@ void ConvolutionStep::run(const Frame& frame, int worker, int workers) const {
                 tile.input = input + (piece.input + block.channel * input_.channel()) * lanes;
                 tile.first = block.first;
                 tile.last = block.last;
-                piece.run(tile, pack.weights(block), finish_);
+                piece.run(tile, pack.weights(block), numbers_.finish);
             }
         }
         const auto [begin, end] = way.packs[0][part].channels();

@@ -6,8 +6,8 @@
 
 #include "../runtime/convolution.h"
 #include "kernels.h"
+#include "numbers.h"
 #include "pack.h"
-#include "scale.h"
 
 namespace sparsecycle::int8 {
 
@@ -48,9 +48,7 @@ private:
     const Layout &input_, &output_;
     const Layout* added_;
     Geometry geometry_;
-    std::vector<int8_t> weights_;
-    std::vector<float> scale_, bias_;
-    Finish finish_;
+    Numbers numbers_;
     AlignedVector<uint8_t> inside_;
     int parts_ = 1;
     std::vector<Candidate> candidates_;

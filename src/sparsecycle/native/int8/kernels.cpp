@@ -13,7 +13,9 @@ namespace {
 
 using int8::Combining;
 using int8::Finish;
+using int8::Gather;
 using int8::Pooling;
+using int8::Settling;
 using int8::Tile;
 using int8::Weights;
 
@@ -114,7 +116,7 @@ SPARSECYCLE_INLINE void end(const Sums<L * B>& sums, const Tile& tile, const Fin
     if (tile.residual) {
         const uint8_t* places[B];
         for (int b = 0; b < B; b++) places[b] = tile.residual + channels[b] * tile.residual_channel;
-        const Sums<N> residual = widen<N>(gather<N, B>(places, v * tile.residual_apart));
+        const Sums<N> residual = widen<N>(join<N, B>(places, v * tile.residual_apart));
         SPARSECYCLE_UNROLL
         for (int k = 0; k < 4; k++) t[k] += floats<N>(residual.of[k]) * finish.residual_scale;
     }
@@ -161,7 +163,7 @@ void sparse(const Tile& tile, const Weights& weights, const Finish& finish) {
             for (int v = 0; v < V; v++) {
                 Register<N> x[4];
                 SPARSECYCLE_UNROLL
-                for (int i = 0; i < 4; i++) x[i] = gather<N, B>(places[i], v * tile.input_apart);
+                for (int i = 0; i < 4; i++) x[i] = join<N, B>(places[i], v * tile.input_apart);
                 Sparse<N>(x).multiply(four_weights, sums[v]);
             }
         }
@@ -180,7 +182,7 @@ void dense(const Tile& tile, const Weights& weights, const Finish& finish) {
         SPARSECYCLE_UNROLL
         for (int j = 0; j < 4; j++) {
             const uint8_t* const place[1] = {tile.input + weights.offsets[4 * i + j] * 8};
-            x[j] = gather<L, 1>(place, 0);
+            x[j] = join<L, 1>(place, 0);
         }
         inputs[i] = Dense<L>(x);
     }
@@ -216,9 +218,55 @@ const int8::Convolution convolutions[] = {
 #endif
     {{}, nullptr}};
 
+#if defined(__AVX2__)
+template <int P>
+void gather(const Gather& p) {
+    constexpr int N = 4 * lanes;
+    Register<N> sums[P];
+    const uint8_t* inputs[P];
+    SPARSECYCLE_UNROLL
+    for (int i = 0; i < P; i++) {
+        sums[i] = *reinterpret_cast<const Register<N>*>(p.sums[i]);
+        inputs[i] = p.inputs[i];
+    }
+    const uint8_t* step = p.steps;
+    const uint16_t* windows = p.windows;
+    for (int left = p.count; left > 0; left--, step += 2 * N, windows += 2) {
+        Register<N> choice = *reinterpret_cast<const Register<N>*>(step);
+        Register<N> weights = *reinterpret_cast<const Register<N>*>(step + N);
+        asm("" : "+x"(choice), "+x"(weights));  // compilers would load them again for each place
+        const ptrdiff_t first = windows[0] * ptrdiff_t{16}, second = windows[1] * ptrdiff_t{16};
+        SPARSECYCLE_UNROLL
+        for (int i = 0; i < P; i++) {
+            sums[i] = Quads<N>::add_products(sums[i], picked(inputs[i] + first, inputs[i] + second, choice), weights);
+        }
+    }
+    SPARSECYCLE_UNROLL
+    for (int i = 0; i < P; i++) *reinterpret_cast<Register<N>*>(p.sums[i]) = sums[i];
+}
+
+void settle(const Settling& s, const Finish& finish) {
+    constexpr int F = lanes;
+    const Vector<F> scale = at<F>(finish.scale + s.first), bias = at<F>(finish.bias + s.first);
+    for (int place = 0; place < s.places; place++) {
+        const auto sums = *reinterpret_cast<const typename Of<F>::Ints*>(s.sums + place * F);
+        Vector<F> t = __builtin_convertvector(sums, Vector<F>) * scale + bias;
+        if (s.residual) t += in_order<F>(s.residual + s.from[place], 0) * finish.residual_scale;
+        if (finish.activation.silu) t = silu<F>(t);
+        if (s.floats) {
+            float* output = static_cast<float*>(s.output) + s.to[place];
+            put<F>(limit<F>(t, all<F>(finish.activation.low), all<F>(finish.activation.high)), output);
+        } else {
+            if (finish.activation.silu) t = t * finish.inverse + finish.zero;
+            put_in_order<F>(t, finish.low, finish.high, 0, static_cast<uint8_t*>(s.output) + s.to[place]);
+        }
+    }
+}
+#endif
+
 // Calls use(place) for each vector of a window.
 template <class Use>
-SPARSECYCLE_INLINE void window(const Pooling& p, Range rows, Range columns, const uint8_t* from, Use&& use) {
+SPARSECYCLE_INLINE void each_place(const Pooling& p, Range rows, Range columns, const uint8_t* from, Use&& use) {
     for (int r = rows.start; r < rows.stop; r++) {
         for (int c = columns.start; c < columns.stop; c++) use(from + r * p.input_row + c * p.input_column);
     }
@@ -227,11 +275,11 @@ SPARSECYCLE_INLINE void window(const Pooling& p, Range rows, Range columns, cons
 template <int L>
 SPARSECYCLE_INLINE void largest(const Pooling& p, Range rows, Range columns, const uint8_t* from, uint8_t* to) {
     Octets<L> found{};
-    window(p, rows, columns, from, [&](const uint8_t* place) {
-        const Octets<L> q = flip<L>(*reinterpret_cast<const Octets<L>*>(place));
+    each_place(p, rows, columns, from, [&](const uint8_t* place) {
+        const Octets<L> q = *reinterpret_cast<const Octets<L>*>(place) ^ p.flip;
         found = q > found ? q : found;
     });
-    *reinterpret_cast<Octets<L>*>(to) = flip<L>(found);
+    *reinterpret_cast<Octets<L>*>(to) = found ^ p.flip;
 }
 
 // Sums of up to 2^16 activations are exact in floats too.
@@ -242,12 +290,12 @@ SPARSECYCLE_INLINE void average(const Pooling& p, Range rows, Range columns, con
     const float zeros = p.zero * (rows.stop - rows.start) * (columns.stop - columns.start);
     for (int lane = 0; lane < L; lane += F) {
         Vector<F> sum{};
-        window(p, rows, columns, from + lane, [&](const uint8_t* place) { sum += in_order<F>(place); });
+        each_place(p, rows, columns, from + lane, [&](const uint8_t* place) { sum += in_order<F>(place, p.flip); });
         const Vector<F> mean = (sum - zeros) * at<F>(scale + lane) + p.to_zero;
         if (p.floats) {
             put<F>(mean, static_cast<float*>(output) + at_element + lane);
         } else {
-            put_in_order<F>(mean, 0, 255, static_cast<uint8_t*>(output) + at_element + lane);
+            put_in_order<F>(mean, 0, 255, p.flip, static_cast<uint8_t*>(output) + at_element + lane);
         }
     }
 }
@@ -278,10 +326,10 @@ void pool(const Pooling& p, const uint8_t* input, void* output) {
 
 template <int F>
 SPARSECYCLE_INLINE void combine(const uint8_t* left, const uint8_t* right, uint8_t* output, const Combining& c) {
-    const Vector<F> other = right ? in_order<F>(right) * c.right_scale + c.bias : all<F>(c.bias);
-    Vector<F> t = in_order<F>(left) * c.left_scale + other;
+    const Vector<F> other = right ? in_order<F>(right, c.flip) * c.right_scale + c.bias : all<F>(c.bias);
+    Vector<F> t = in_order<F>(left, c.flip) * c.left_scale + other;
     if (c.activation.silu) t = silu<F>(t) * c.inverse + c.zero;
-    put_in_order<F>(t, c.low, c.high, output);
+    put_in_order<F>(t, c.low, c.high, c.flip, output);
 }
 
 void combine(const uint8_t* left, const uint8_t* right, uint8_t* output, int64_t n, const Combining& combining) {
@@ -290,17 +338,43 @@ void combine(const uint8_t* left, const uint8_t* right, uint8_t* output, int64_t
     for (; i < n; i++) combine<1>(left + i, right ? right + i : nullptr, output + i, combining);
 }
 
+template <int F>
+SPARSECYCLE_INLINE void quantize(const float* from, float inverse, float zero, uint8_t* to) {
+    Vector<F> x;
+    std::memcpy(&x, from, sizeof x);
+    x = x * inverse + zero;
+    x = x > 0.0f ? x : Vector<F>{};  // NaN too
+    put_in_order<F>(x, 0, 255, 0, to);
+}
+
+void quantize(const float* from, int64_t n, float inverse, float zero, uint8_t* to) {
+    int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) quantize<lanes>(from + i, inverse, zero, to + i);
+    for (; i < n; i++) quantize<1>(from + i, inverse, zero, to + i);
+}
+
 }  // namespace
 
 extern const int8::Kernels int8_kernels = {
     convolutions,
     lanes * 4,
-    origin,
+    flip,
     weight_words,
     Sparse<16>::alike,
     Sparse<16>::encode,
     Dense<16>::encode,
     sizeof(Dense<16>) / 16,
+#if defined(__AVX2__)
+    window,
+    !vnni,
+    {nullptr, gather<1>, gather<2>, gather<3>, gather<4>, gather<5>, gather<6>, gather<7>, gather<8>},
+    settle,
+#else
+    0,
+    false,
+    {},
+    nullptr,
+#endif
     {
         pool<1>, pool<2>, pool<4>, pool<8>, pool<16>,
 #if defined(__AVX2__)
@@ -311,6 +385,7 @@ extern const int8::Kernels int8_kernels = {
 #endif
     },
     combine,
+    quantize,
 };
 
 }  // namespace SPARSECYCLE_ISA

@@ -1,8 +1,9 @@
 // What a program needs done to vectors of 8-bit activations; one table of functions for each instruction set.
 //
 // An activation q, from 0 to 255, stands for scale * (q - zero), with a scale and a zero of its tensor's. It is stored as
-// the byte q - origin: instructions that multiply bytes want one factor signed and the other not, and which of the two
-// is the activation depends on the instruction set. What is outside of kernels sees q.
+// the byte q ^ flip, where flip is 0, or 128 for q - 128: instructions that multiply bytes want one factor signed and the
+// other not, and which of the two is the activation depends on the instruction set, and on whether the tensor has
+// channels in its lanes: then it is 0. What is outside of kernels sees q.
 #pragma once
 
 #include <cstddef>
@@ -68,6 +69,31 @@ struct Convolution {
     Convolve run;
 };
 
+// Some weights of a convolution of a tiny map, with output channels in the lanes: a register has a quarter as many of
+// them as it has bytes, and up to four weights of each. For each step and register there is a vector of bytes that says
+// which inputs are taken, out of a window of channels, and one of weights; the steps are applied to several places.
+struct Gather {
+    const uint8_t* const* inputs;  // for each place: what is multiplied, its first channel
+    int32_t* const* sums;          // for each place: what it is added to
+    const uint16_t* windows;       // two for each step: where the window's halves are, in units of 16 bytes
+    const uint8_t* steps;          // inputs and weights
+    int count;                     // of steps
+};
+using Gatherer = void (*)(const Gather&);
+
+// Sums of a register's channels in `places` places, one after the other, become activations: as in Finish.
+struct Settling {
+    const int32_t* sums;
+    int places;
+    void* output;              // each place's, of the first channel
+    const int32_t* to;         // where they are from there, in elements
+    const uint8_t* residual;   // or null
+    const int32_t* from;       // the same of the residual
+    int first;                 // channel, in scales and biases
+    bool floats;
+};
+using Settle = void (*)(const Settling&, const Finish&);
+
 // A channel's pool, as sparsecycle::Pooling; distances are in elements. An average's sum s of n places gives
 // t = float(s - n * zero) * scale[lane of a place] + to_zero, and an activation as in Finish, or the float.
 struct Pooling {
@@ -81,6 +107,7 @@ struct Pooling {
     int zero;
     const uint8_t* inside;  // as in Tile
     uint8_t outside;        // as in Finish
+    uint8_t flip;
 };
 using Pool = void (*)(const Pooling&, const uint8_t* input, void* output);
 
@@ -91,20 +118,29 @@ struct Combining {
     Activation activation;
     float inverse, zero;
     uint8_t low, high;
+    uint8_t flip;
 };
 using Combine = void (*)(const uint8_t* left, const uint8_t* right, uint8_t* output, int64_t n, const Combining&);
+
+// to[i] = the q for from[i]: rint(x * inverse + zero), limited to 0 ... 255; 0 for NaN.
+using Quantize = void (*)(const float* from, int64_t n, float inverse, float zero, uint8_t* to);
 
 struct Kernels {
     const Convolution* convolutions;  // ended by one without a function
     int widest;                       // bytes of a vector
-    int origin;
+    uint8_t flip;                     // of tensors without channels in their lanes
     int weight_words;                 // that four weights take
     bool alike;                       // whether a sparse kernel's two and two weights must not differ in sign
     void (*encode_sparse)(const int8_t* weights, uint32_t* words);
     void (*encode_dense)(const int8_t* weights, uint32_t* words);
     int interleaved;                  // bytes that a dense kernel takes for a lane of four vectors
+    int window;                       // channels that a step picks from; 0 if that cannot be done
+    bool adds_in_16_bits;             // then the first and the second two weights of a step must not sum up to over 128
+    Gatherer gather[9];                     // by the number of places, from 1 on
+    Settle settle;
     Pool pool[7];                     // by the logarithm of the lanes, up to 64
     Combine combine;
+    Quantize quantize;
 };
 
 const Kernels& kernels();

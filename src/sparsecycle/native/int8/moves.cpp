@@ -1,12 +1,12 @@
 #include "moves.h"
 
 #include <algorithm>
-#include <bit>
 #include <stdexcept>
 #include <string>
 
 #include "../runtime/steps.h"
 #include "kernels.h"
+#include "scale.h"
 
 namespace sparsecycle::int8 {
 
@@ -35,19 +35,21 @@ MoveStep::MoveStep(const Program& program, const Place& from, const Place& to, b
     demand(from.tensor < 0 || to.tensor < 0 || out.images() % in.images() == 0,
            "a move's " + std::to_string(in.images()) + " images must divide the " + std::to_string(out.images()) +
                " of what it writes");
-    // An array's images are apart by its size; a tensor's are inside its group.
-    const auto places = [&](const Layout& layout, bool flat, std::vector<int32_t>& table) {
-        for (int64_t p = 0; p < pixels_; p++) {
-            for (int64_t image = 0; image < layout.images(); image++) {
-                const int64_t at =
-                    flat ? layout.element_at(image, 0, 0) : layout.element_at(image, p / in.width, p % in.width);
+    const auto places = [&](const Place& place, bool flat) {
+        const Layout& layout = place.layout;
+        Places made{{}, place.tensor < 0 ? layout.vectors() : 0};
+        for (int64_t image = 0; image < layout.images(); image++) {
+            for (int64_t p = 0; p < pixels_; p++) {
+                const int64_t at = flat ? layout.element_at(image, 0, 0)
+                                        : layout.element_at(image, p / in.width, p % in.width);
                 demand(at <= INT32_MAX, "a move's map is too large");
-                table.push_back(static_cast<int32_t>(at));
+                made.of.push_back(static_cast<int32_t>(at));
             }
         }
+        return made;
     };
-    places(in, false, reads_);
-    places(out, flatten, writes_);
+    reads_ = places(from, false);
+    writes_ = places(to, flatten);
     if (from.tensor >= 0) reads = {from.tensor};
     if (to.tensor >= 0) writes = {to.tensor};
 }
@@ -55,57 +57,73 @@ MoveStep::MoveStep(const Program& program, const Place& from, const Place& to, b
 template <class From, class To, class Turn>
 void MoveStep::copy(const Frame& frame, const From* from, To* to, int begin, int end, Turn&& turn) const {
     const Layout &in = from_.layout, &out = to_.layout;
-    const bool array_in = from_.tensor < 0, array_out = to_.tensor < 0;
-    const int64_t in_images = in.images(), out_images = out.images();
-    const int64_t in_apart = array_in ? in.vectors() : 0, out_apart = array_out ? out.vectors() : 0;
-    const int64_t in_first = array_in ? 0 : frame.image % in_images, out_first = array_out ? 0 : frame.image % out_images;
     const int64_t valid = std::min(images_, program_.images() - frame.image);
-    from += frame.image * in_apart;
-    to += frame.image * out_apart;
-    for (int64_t c = begin; c < end; c++) {
-        const From* source = from + in.element_at(c);
-        const int32_t* read = reads_.data() + in_first;
-        const int32_t* write = writes_.data() + out_first;
-        for (int64_t p = 0; p < pixels_; p++, read += in_images, write += out_images) {
-            To* target = to + out.element_at(flatten_ ? c * pixels_ + p : c);
-            for (int64_t image = 0; image < valid; image++) {
-                target[array_out ? *write + image * out_apart : write[image]] =
-                    turn(source[array_in ? *read + image * in_apart : read[image]]);
+    for (int64_t i = 0; i < valid; i++) {
+        const int64_t image = frame.image + i;
+        const int32_t* read = reads_.at(image % in.images(), pixels_);
+        const int32_t* write = writes_.at(image % out.images(), pixels_);
+        for (int64_t c = begin; c < end; c++) {
+            const From* source = from + image * reads_.image + in.element_at(c);
+            To* target = to + image * writes_.image;
+            if (flatten_) {
+                for (int64_t p = 0; p < pixels_; p++) {
+                    target[*write + out.element_at(c * pixels_ + p)] = turn(source[read[p]]);
+                }
+            } else {
+                target += out.element_at(c);
+                for (int64_t p = 0; p < pixels_; p++) target[write[p]] = turn(source[read[p]]);
             }
+        }
+    }
+}
+
+// From the user's array: a map's floats follow each other.
+void MoveStep::load(const Frame& frame, int begin, int end) const {
+    const Layout& out = to_.layout;
+    uint8_t* to = frame.at<uint8_t>(to_.tensor);
+    const uint8_t flipped = flip(out);
+    uint8_t* map = reinterpret_cast<uint8_t*>(frame.scratch);
+    const float inverse = 1 / out.scale.scale, zero = static_cast<float>(out.scale.zero);
+    const int64_t valid = std::min(images_, program_.images() - frame.image);
+    for (int64_t i = 0; i < valid; i++) {
+        const float* from = frame.inputs[from_.array] + (frame.image + i) * reads_.image;
+        const int32_t* write = writes_.at(i, pixels_);
+        for (int64_t c = begin; c < end; c++) {
+            kernels().quantize(from + c * pixels_, pixels_, inverse, zero, map);
+            uint8_t* target = to + out.element_at(c);
+            for (int64_t p = 0; p < pixels_; p++) target[write[p]] = map[p] ^ flipped;
         }
     }
 }
 
 void MoveStep::run(const Frame& frame, int worker, int workers) const {
     const Layout &in = from_.layout, &out = to_.layout;
-    const Share channels = share(in.channels, worker, workers);
-    const auto moved = [&](auto* from, auto* to, auto&& turn) {
-        copy(frame, from, to, channels.begin, channels.end, turn);
-    };
-    const uint8_t flip = static_cast<uint8_t>(kernels().origin);
-    if (in.element == out.element) {
-        moved(frame.at<const uint8_t>(from_.tensor), frame.at<uint8_t>(to_.tensor), [](uint8_t byte) { return byte; });
+    const auto [begin, end] = share(in.channels, worker, workers);
+    if (from_.tensor < 0) {
+        load(frame, begin, end);
+    } else if (in.element == out.element) {
+        copy(frame, frame.at<const uint8_t>(from_.tensor), frame.at<uint8_t>(to_.tensor), begin, end,
+             [flipped = flip(in) ^ flip(out)](uint8_t byte) { return byte ^ flipped; });
     } else if (in.element == Element::float32) {
-        const float* from = from_.tensor < 0 ? frame.inputs[from_.array] : frame.at(from_.tensor);
         const float inverse = 1 / out.scale.scale, zero = static_cast<float>(out.scale.zero);
-        moved(from, frame.at<uint8_t>(to_.tensor), [=](float x) {
-            float q = x * inverse + zero;
-            q = q > 0 ? q : 0.0f;
-            q = q < 255 ? q : 255.0f;
-            return static_cast<uint8_t>(std::bit_cast<uint32_t>(q + 12582912.0f) ^ flip);  // rounded; see int8/vector.h
+        const uint8_t flipped = flip(out);
+        copy(frame, frame.at<const float>(from_.tensor), frame.at<uint8_t>(to_.tensor), begin, end, [&](float x) {
+            uint8_t byte;
+            kernels().quantize(&x, 1, inverse, zero, &byte);
+            return byte ^ flipped;
         });
     } else {
         float* to = to_.tensor < 0 ? frame.outputs[to_.array] : frame.at(to_.tensor);
         const Scale scale = in.scale;
-        moved(frame.at<const uint8_t>(from_.tensor), to, [=](uint8_t byte) {
-            return static_cast<float>((byte ^ flip) - scale.zero) * scale.scale;
+        copy(frame, frame.at<const uint8_t>(from_.tensor), to, begin, end, [=, flipped = flip(in)](uint8_t byte) {
+            return static_cast<float>((byte ^ flipped) - scale.zero) * scale.scale;
         });
     }
     if (to_.tensor < 0) return;
     const int64_t first = frame.image % out.images(), valid = std::min(images_, program_.images() - frame.image);
     if (first + valid >= std::min<int64_t>(out.images(), program_.images() - frame.image + first)) {
         const int apart = static_cast<int>(flatten_ ? pixels_ : 1);
-        program_.surround(frame, to_.tensor, channels.begin * apart, channels.end * apart);
+        program_.surround(frame, to_.tensor, begin * apart, end * apart);
     }
 }
 

@@ -60,7 +60,7 @@ Pack::Pack(const Geometry& geometry, const int8_t* weights, const Layout& input,
         for (int64_t i = 0; i < row; i++) {
             if (valid[i % taps]) sum += weights[channel * row + i];
         }
-        start_.push_back(sum * (kernels().origin - input.scale.zero));
+        start_.push_back(sum * (kernels().flip - input.scale.zero));
     }
 }
 

@@ -33,13 +33,13 @@ void check(const Scale& scale) {
     }
 }
 
-uint8_t stored(int q) { return static_cast<uint8_t>(q - kernels().origin); }
+uint8_t flip(const Layout& layout) { return layout.lanes.channels > 1 ? 0 : kernels().flip; }
 
 Layout as_stored(Layout layout) {
     if (!(layout.fill >= 0 && layout.fill <= 255)) {
         throw std::invalid_argument("a fill=" + std::to_string(layout.fill) + " of 8 bits must be 0 to 255");
     }
-    layout.fill = stored(static_cast<int>(layout.fill));
+    layout.fill = static_cast<float>(static_cast<uint8_t>(layout.fill) ^ flip(layout));
     return layout;
 }
 

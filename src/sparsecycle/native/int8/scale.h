@@ -13,9 +13,9 @@ namespace sparsecycle::int8 {
 // Throws std::invalid_argument unless the scale is positive and the zero one of the elements.
 void check(const Scale& scale);
 
-// What a kernel has for q.
-uint8_t stored(int q);
-Layout as_stored(Layout layout);  // its fill
+// A kernel has q ^ flip for q.
+uint8_t flip(const Layout& layout);
+Layout as_stored(Layout layout);  // with its fill so
 
 // The least and the largest q that an activation leaves.
 std::pair<uint8_t, uint8_t> limits(const Activation& activation, const Scale& scale);

@@ -44,7 +44,7 @@ PoolStep::PoolStep(const Program& program, int from, int to, bool average, const
     pooling_ = {rows_.data(), columns_.data(), target.rows, target.columns, source.groups, source.row() * lanes,
                 static_cast<ptrdiff_t>(source.groups) * lanes, target.row() * lanes, average, floats, scale_.data(),
                 floats ? 0.0f : static_cast<float>(out.zero), in.zero, inside_.empty() ? nullptr : inside_.data(),
-                stored(out.zero)};
+                static_cast<uint8_t>(out.zero ^ flip(target)), flip(target)};
     if (floats) pooling_.inside = nullptr;  // their scale is 0 there
     reads = {from};
     writes = {to};
@@ -54,7 +54,7 @@ void PoolStep::run(const Frame& frame, int worker, int workers) const {
     const Layout &in = program_.tensor_at(from_).layout, &out = program_.tensor_at(to_).layout;
     const int lanes = in.lanes.count();
     const Pool pool = kernels().pool[std::countr_zero(static_cast<unsigned>(lanes))];
-    const Share channels = share(in.channels, worker, workers);
+    const Share channels = share(in.planes(), worker, workers);
     for (int c = channels.begin; c < channels.end; c++) {
         pool(pooling_, frame.at<uint8_t>(from_) + in.at(c, 0, 0) * lanes,
              frame.address(to_) + out.at(c, 0, 0) * out.vector_bytes());
@@ -79,7 +79,7 @@ CombineStep::CombineStep(const Program& program, int left, int right, int to, co
     const float zeros = static_cast<float>(left_scale.zero) * a + static_cast<float>(right_scale.zero) * b;
     const auto [low, high] = limits(activation, out);
     combining_ = {a, b, (folded ? static_cast<float>(out.zero) : 0.0f) - zeros, activation, 1 / out.scale,
-                  static_cast<float>(out.zero), low, high};
+                  static_cast<float>(out.zero), low, high, flip(made)};
     writes = {to};
 }
 
@@ -89,7 +89,7 @@ void CombineStep::run(const Frame& frame, int worker, int workers) const {
     const Layout& b = program_.tensor_at(right_ < 0 ? left_ : right_).layout;
     const int lanes = out.lanes.count();
     const int64_t width = static_cast<int64_t>(out.columns) * out.groups * lanes;
-    const Share channels = share(out.channels, worker, workers);
+    const Share channels = share(out.planes(), worker, workers);
     for (int c = channels.begin; c < channels.end; c++) {
         for (int y = 0; y < out.rows; y++) {
             kernels().combine(frame.at<uint8_t>(left_) + a.at(c, y, 0) * lanes,

@@ -20,9 +20,13 @@ namespace SPARSECYCLE_ISA {
 namespace {
 
 #if defined(__AVX512VNNI__)
-constexpr int origin = 0, weight_words = 1;
+constexpr bool vnni = true;
+constexpr uint8_t flip = 0;
+constexpr int weight_words = 1;
 #else
-constexpr int origin = 128, weight_words = 2;
+constexpr bool vnni = false;
+constexpr uint8_t flip = 128;
+constexpr int weight_words = 2;
 #endif
 
 template <int N>
@@ -31,12 +35,6 @@ struct Bytes {
 };
 template <int N>
 using Octets = typename Bytes<N>::Of;
-
-// From q to what is stored, and back.
-template <int N>
-SPARSECYCLE_INLINE Octets<N> flip(Octets<N> bytes) {
-    return bytes ^ static_cast<uint8_t>(origin);
-}
 
 // Operations on registers of N bytes. Those on two of them work within 16 bytes.
 template <int N>
@@ -155,6 +153,11 @@ struct Quads {
 
     static void encode(const int8_t* weights, uint32_t* words) { std::memcpy(words, weights, 4); }
     static constexpr bool alike = false;  // whether the first and the second two weights must not differ in sign
+
+    // The same of q and weights.
+    static SPARSECYCLE_INLINE Register<N> add_products(Register<N> sums, Register<N> q, Register<N> weights) {
+        return dot(sums, q, weights, weights);
+    }
 #else
     static SPARSECYCLE_INLINE Register<N> dot(Register<N> sums, Register<N> x, Register<N> sizes, Register<N> signs) {
         return Wide<N>::add(sums, Wide<N>::dot(products(sizes, x), signs));
@@ -176,6 +179,10 @@ struct Quads {
         std::memcpy(words + 1, signs, 4);
     }
     static constexpr bool alike = true;
+
+    static SPARSECYCLE_INLINE Register<N> add_products(Register<N> sums, Register<N> q, Register<N> weights) {
+        return Wide<N>::add(sums, Wide<N>::dot(products(q, weights), Wide<N>::all(0x10001)));
+    }
 #endif
 };
 #endif
@@ -248,7 +255,7 @@ SPARSECYCLE_INLINE Register<N> spread(const uint32_t (&words)[B]) {
 
 // As many bytes from each of B places, `apart` bytes on.
 template <int N, int B>
-SPARSECYCLE_INLINE Register<N> gather(const uint8_t* const (&places)[B], ptrdiff_t apart) {
+SPARSECYCLE_INLINE Register<N> join(const uint8_t* const (&places)[B], ptrdiff_t apart) {
     if constexpr (B == 1) {
         return *reinterpret_cast<const Register<N>*>(places[0] + apart);
     } else {
@@ -271,6 +278,28 @@ SPARSECYCLE_INLINE Register<N> gather(const uint8_t* const (&places)[B], ptrdiff
     }
 }
 
+#if defined(__AVX512VBMI__)
+constexpr int window = 128;
+
+SPARSECYCLE_INLINE __m512i picked(const uint8_t* first, const uint8_t* second, __m512i choice) {
+    return _mm512_permutex2var_epi8(_mm512_load_si512(first), choice, _mm512_load_si512(second));
+}
+#elif defined(__AVX2__)
+constexpr int window = 16;  // there is no second half
+
+#if defined(__AVX512BW__)
+SPARSECYCLE_INLINE __m512i picked(const uint8_t* first, const uint8_t*, __m512i choice) {
+    const __m128i part = _mm_load_si128(reinterpret_cast<const __m128i*>(first));
+    return _mm512_shuffle_epi8(_mm512_maskz_broadcast_i32x4((__mmask16)-1, part), choice);
+}
+#else
+SPARSECYCLE_INLINE __m256i picked(const uint8_t* first, const uint8_t*, __m256i choice) {
+    const __m128i part = _mm_load_si128(reinterpret_cast<const __m128i*>(first));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(part), choice);
+}
+#endif
+#endif
+
 template <int N>
 SPARSECYCLE_INLINE Vector<N / 4> floats(Register<N> integers) {
     return __builtin_convertvector((typename Of<N / 4>::Ints)integers, Vector<N / 4>);
@@ -280,7 +309,7 @@ SPARSECYCLE_INLINE Vector<N / 4> floats(Register<N> integers) {
 template <int N>
 SPARSECYCLE_INLINE Sums<N> widen(Register<N> stored) {
     using W = Wide<N>;
-    const Register<N> q = (Register<N>)flip<N>((Octets<N>)stored), zero = W::all(0);
+    const Register<N> q = (Register<N>)((Octets<N>)stored ^ flip), zero = W::all(0);
     const Register<N> low = W::low8(q, zero), high = W::high8(q, zero);
     return {{W::low16(low, zero), W::high16(low, zero), W::low16(high, zero), W::high16(high, zero)}};
 }
@@ -291,23 +320,23 @@ SPARSECYCLE_INLINE Octets<N> activations(const Vector<N / 4> (&t)[4], uint8_t lo
     Octets<N> q = (Octets<N>)Wide<N>::narrow(nearest(t[0]), nearest(t[1]), nearest(t[2]), nearest(t[3]));
     q = q < low ? Octets<N>{} + low : q;
     q = q > high ? Octets<N>{} + high : q;
-    return flip<N>(q);
+    return q ^ flip;
 }
 
-// L stored activations as numbers, in their order.
+// L activations as numbers, in their order; flipped, they are q.
 template <int L>
-SPARSECYCLE_INLINE Vector<L> in_order(const uint8_t* place) {
+SPARSECYCLE_INLINE Vector<L> in_order(const uint8_t* place, uint8_t flipped) {
     Octets<L> stored;
     std::memcpy(&stored, place, L);
-    return __builtin_convertvector(__builtin_convertvector(flip<L>(stored), typename Of<L>::Ints), Vector<L>);
+    return __builtin_convertvector(__builtin_convertvector(stored ^ flipped, typename Of<L>::Ints), Vector<L>);
 }
 
-// The other way round.
+// The other way round: the nearest integers.
 template <int L>
-SPARSECYCLE_INLINE void put_in_order(Vector<L> t, float low, float high, uint8_t* place) {
+SPARSECYCLE_INLINE void put_in_order(Vector<L> t, float low, float high, uint8_t flipped, uint8_t* place) {
     const float magic = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer, in its lowest bits
     const auto bits = (typename Of<L>::Ints)(limit<L>(t, all<L>(low), all<L>(high)) + magic);
-    const Octets<L> made = flip<L>(__builtin_convertvector(bits, Octets<L>));
+    const Octets<L> made = __builtin_convertvector(bits, Octets<L>) ^ flipped;
     std::memcpy(place, &made, L);
 }
 
