@@ -85,8 +85,8 @@ def _check(
     for value, (shape, dtype) in zip(tensors, examples, strict=False):
         same = value.shape[1:] == shape[1:] if whole and len(shape) > 1 else value.shape == shape
         if not same or value.dtype != dtype or not value.is_cpu:
+            allowed = f"{dtype} on cpu, {tuple(shape)}" + (", of any number of images" if whole else "")
             raise ValueError(
                 f"calibration batch {number} is of {value.dtype} on {value.device} with the shape {tuple(value.shape)}; "
-                f"it must be as the example, {dtype} on cpu, {tuple(shape)}"
-                + (", of any number of images" if whole else "")
+                f"it must be as the example: {allowed}"
             )

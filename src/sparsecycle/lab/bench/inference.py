@@ -239,7 +239,7 @@ def results(entrants: Sequence[Entrant], times: Times) -> list[dict[str, Any]]:
             fastest[entrant.values] = entrant
     return [
         {
-            **asdict(entrant),
+            **asdict(replace(entrant, python="")),  # a path of this machine's
             "label": entrant.label,
             "milliseconds": 1e3 * times.median(entrant.label),
             "quartiles": [1e3 * quartile for quartile in times.quartiles(entrant.label)],
