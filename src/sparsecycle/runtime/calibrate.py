@@ -87,6 +87,6 @@ def _check(
         if not same or value.dtype != dtype or not value.is_cpu:
             allowed = f"{dtype} on cpu, {tuple(shape)}" + (", of any number of images" if whole else "")
             raise ValueError(
-                f"calibration batch {number} is of {value.dtype} on {value.device} with the shape {tuple(value.shape)}; "
-                f"it must be as the example: {allowed}"
+                f"calibration batch {number} is {value.dtype} on {value.device}, {tuple(value.shape)}; it must be as "
+                f"the example: {allowed}"
             )

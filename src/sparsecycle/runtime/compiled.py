@@ -59,7 +59,7 @@ class Native:
         self.part = part
         self.quantized = quantized
         if tuned is None:
-            homes8 = homes(graph, forms8, 4 * native.widest(), threads, native.int8_window()) if quantized else {}
+            homes8 = homes(graph, forms8, 4 * native.widest(), threads, native.int8_windows()) if quantized else {}
             images = {size: lanes.images * groups for size, (lanes, groups) in homes8.items()}
             tuned = Tuned(homes(graph, forms, native.widest(), threads, None, images or None), homes8, ())
         if not {(shape.height, shape.width) for shape in graph.maps} <= tuned.homes.keys():

@@ -89,7 +89,7 @@ def gather8_cycles(step: Work, size: tuple[int, int], lanes: int, window: int) -
     """
     rows = lanes // 4  # of output channels, which wait for the one with the most weights
     mean = step.kept / (step.outputs * step.inputs * step.taps) * min(window, step.inputs)
-    longest = min(min(window, step.inputs), mean + 1.7 * mean**0.5)
+    longest = min(min(window, step.inputs), mean + 1.7 * math.sqrt(mean))
     steps = max(1 - math.exp(-mean * rows), longest / 4 + 0.1)
     pairs = 1.0
     for places, before, taps, stride in zip(
@@ -100,4 +100,6 @@ def gather8_cycles(step: Work, size: tuple[int, int], lanes: int, window: int) -
     bundles = math.ceil(step.outputs / rows) * step.taps
     windows = math.ceil(step.inputs / window) * step.groups
     traffic = 2 * lanes / STREAM
-    return bundles * (windows * steps * max(pairs * 1.1 + 2, traffic) + 15)
+    # In 128 bits and more one instruction picks from all of a window; else there is one for each 16 channels.
+    picking = 2.5 if window == 128 else 1.5 * (1 + window / 16)
+    return bundles * (windows * steps * max(pairs * picking + 1, traffic) + 15)

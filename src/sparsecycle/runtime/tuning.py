@@ -107,7 +107,7 @@ def homes(
     forms: Sequence[Form | Form8],
     widest: int,
     threads: int,
-    window: int | None = None,
+    windows: Sequence[int] | None = None,
     images: Mapping[tuple[int, int], int] | None = None,
 ) -> dict[tuple[int, int], tuple[Lanes, int]]:
     """The lanes and groups of maps of each height and width, with which the whole network costs least by the model.
@@ -119,7 +119,7 @@ def homes(
         forms: The kernels' forms, of float32 or of 8 bits.
         widest: Lanes of the widest vectors.
         threads: How many threads there are.
-        window: Of 8 bits: how many channels kernels with channels in their lanes pick from, 0 if there are none.
+        windows: Of 8 bits: out of how many channels the kernels with channels in their lanes can pick.
         images: How many each group must have, for maps of each height and width.
     """
     shapes: dict[tuple[int, int], list[Map]] = defaultdict(list)
@@ -148,7 +148,7 @@ def homes(
                 continue
             if images and option[0].images * option[1] != images[size]:
                 continue
-            own = _cost(size, option, convolutions[size], forms, window)
+            own = _cost(size, option, convolutions[size], forms, windows)
             if not number:
                 reached[option] = (own, [option])
                 continue
@@ -197,13 +197,12 @@ def _cost(
     option: tuple[Lanes, int],
     steps: list[Work],
     forms: Sequence[Form | Form8],
-    window: int | None,
+    windows: Sequence[int] | None,
 ) -> float:
     lanes, groups = option
-    if lanes.channels > 1 and window is not None:
-        return (
-            sum(gather8_cycles(step, size, lanes.channels, window) for step in steps) if window and steps else math.inf
-        )
+    if lanes.channels > 1 and windows is not None:
+        costs = [[gather8_cycles(step, size, lanes.channels, window) for window in windows] for step in steps]
+        return sum(map(min, costs)) if windows and steps else math.inf
     if lanes.channels > 1:
         gatherable = bool(steps) and all(can_gather(step, size) for step in steps)
         return sum(gather_cycles(step, lanes.channels) for step in steps) if gatherable else math.inf

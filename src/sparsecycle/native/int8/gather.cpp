@@ -58,7 +58,7 @@ GatherStep::GatherStep(const Program& program, int from, int to, int residual, c
                residual < 0 ? nullptr : &program.tensor_at(residual).layout, weights, scales, bias, activation) {
     const Geometry& g = geometry;
     g.check();
-    demand(kernels().window > 0, "kernels are not there for this instruction set");
+    demand(kernels().gatherers, "kernels are not there for this instruction set");
     const Layout &in = program.tensor_at(from).layout, &out = program.tensor_at(to).layout;
     for (int number : {from, to, residual}) {
         if (number < 0) continue;
@@ -105,25 +105,43 @@ void GatherStep::prepare(int workers) {
 GatherStep::Part GatherStep::part(int begin, int end) const {
     const int channels = kernels().widest / 4, zero = program_.tensor_at(from_).layout.scale.zero;
     const int64_t row = geometry_.weights() / geometry_.out, taps = geometry_.taps();
-    Part made{begin, end, {}, {}, {}, {}};
-    made.start.resize((end - begin) * outputs_.size() * channels);
-    for (int bundle = begin; bundle < end; bundle++) {
-        int32_t* start = made.start.data() + (bundle - begin) * outputs_.size() * channels;
-        for (int channel = bundle * channels; channel < std::min(geometry_.out, (bundle + 1) * channels); channel++) {
-            for (const Places& places : places_) {
-                int32_t sum = 0;
-                for (int64_t i = places.tap; i < row; i += taps) sum += numbers_.weights[channel * row + i];
-                for (int place : places.out) start[place * channels + channel % channels] -= zero * sum;
+    Part best;
+    for (const Gatherers* way = kernels().gatherers; way->window; way++) {
+        Part made{begin, end, way, {}, {}, {}, {}};
+        for (int bundle = begin; bundle < end; bundle++) {
+            for (int tap = 0; tap < taps; tap++) made.runs.push_back(add_steps(made, bundle, tap));
+        }
+        if (way == kernels().gatherers || nanoseconds(made) < nanoseconds(best)) best = std::move(made);
+    }
+    best.start.resize((end - begin) * outputs_.size() * channels);
+    for (int channel = begin * channels; channel < std::min(geometry_.out, end * channels); channel++) {
+        const int bundle = channel / channels - begin;
+        for (const Places& places : places_) {
+            int32_t sum = 0;
+            for (int64_t i = places.tap; i < row; i += taps) sum += numbers_.weights[channel * row + i];
+            for (int place : places.out) {
+                best.start[(bundle * outputs_.size() + place) * channels + channel % channels] -= zero * sum;
             }
         }
-        for (int tap = 0; tap < taps; tap++) made.runs.push_back(add_steps(made, bundle, tap));
     }
-    return made;
+    return best;
+}
+
+// A step's bytes come from an outer cache; each place takes a shuffle for every 16 channels, and two to four operations.
+double GatherStep::nanoseconds(const Part& part) const {
+    double sum = 0;
+    for (const Places& places : places_) {
+        int64_t steps = 0;
+        for (size_t i = places.tap; i < part.runs.size(); i += geometry_.taps()) steps += part.runs[i].count;
+        const double tables = kernels().adds_in_16_bits ? part.kernels->window / 16 : 1;
+        sum += static_cast<double>(steps) * std::max(1.2, 0.09 * (2 + 2 * tables) * static_cast<double>(places.in.size()));
+    }
+    return sum;
 }
 
 GatherStep::Run GatherStep::add_steps(Part& part, int bundle, int tap) const {
     const Layout& in = program_.tensor_at(from_).layout;
-    const int bytes = kernels().widest, channels = bytes / 4, window = kernels().window;
+    const int bytes = kernels().widest, channels = bytes / 4, window = part.kernels->window;
     const int group_in = geometry_.in / geometry_.groups, group_out = geometry_.out / geometry_.groups;
     const auto element = [&](int channel) { return static_cast<uint16_t>(in.element_at(channel) / 16); };
     Run run{part.windows.size() / 2, 0};
@@ -152,7 +170,7 @@ GatherStep::Run GatherStep::add_steps(Part& part, int bundle, int tap) const {
             part.steps.insert(part.steps.end(), choice.begin(), choice.end());
             part.steps.insert(part.steps.end(), weights.begin(), weights.end());
             part.windows.push_back(element(first));
-            part.windows.push_back(element(first + bytes < geometry_.in ? first + bytes : first));
+            part.windows.push_back(element(first + window / 2 < geometry_.in ? first + window / 2 : first));
             run.count++;
         }
     }
@@ -180,7 +198,7 @@ void GatherStep::run(const Frame& frame, int worker, int workers) const {
                     into[j] = sums + places.out[j] * channels;
                 }
                 const auto [first, count] = runs[places.tap];
-                kernels().gather[places.in.size()]({inputs, into, part.windows.data() + 2 * first,
+                part.kernels->run[places.in.size()]({inputs, into, part.windows.data() + 2 * first,
                                                     part.steps.data() + 2 * bytes * first, count});
             }
             const int channel = bundle * channels;

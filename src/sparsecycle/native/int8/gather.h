@@ -33,6 +33,7 @@ private:
     // Some of the output's channels: bundles of as many as a register has, one after the other.
     struct Part {
         int begin, end;              // bundles
+        const Gatherers* kernels;
         std::vector<int32_t> start;  // what sums start with: for each bundle, place and channel
         std::vector<Run> runs;       // of each bundle and tap
         std::vector<uint16_t> windows;
@@ -40,6 +41,7 @@ private:
     };
     Part part(int begin, int end) const;
     Run add_steps(Part& part, int bundle, int tap) const;
+    double nanoseconds(const Part& part) const;  // about, to compare windows by
 
     const Program& program_;
     int from_, to_, residual_;

@@ -151,12 +151,8 @@ void sparse(const Tile& tile, const Weights& weights, const Finish& finish) {
             for (int b = 0; b < B; b++) {
                 words[0][b] = weight[b * weight_words];
                 words[1][b] = weight[b * weight_words + weight_words - 1];
-                uint64_t offsets;  // one load
-                std::memcpy(&offsets, offset + 4 * b, sizeof offsets);
-                places[0][b] = tile.input + (offsets & 0xffff) * 8;
-                places[1][b] = tile.input + (offsets >> 16 & 0xffff) * 8;
-                places[2][b] = tile.input + (offsets >> 32 & 0xffff) * 8;
-                places[3][b] = tile.input + (offsets >> 48) * 8;
+                SPARSECYCLE_UNROLL
+                for (int i = 0; i < 4; i++) places[i][b] = tile.input + offset[4 * b + i] * ptrdiff_t{8};
             }
             const Register<N> four_weights[2] = {spread<N, B>(words[0]), spread<N, B>(words[1])};
             SPARSECYCLE_UNROLL
@@ -219,7 +215,7 @@ const int8::Convolution convolutions[] = {
     {{}, nullptr}};
 
 #if defined(__AVX2__)
-template <int P>
+template <int Channels, int P>
 void gather(const Gather& p) {
     constexpr int N = 4 * lanes;
     Register<N> sums[P];
@@ -235,15 +231,28 @@ void gather(const Gather& p) {
         Register<N> choice = *reinterpret_cast<const Register<N>*>(step);
         Register<N> weights = *reinterpret_cast<const Register<N>*>(step + N);
         asm("" : "+x"(choice), "+x"(weights));  // compilers would load them again for each place
+        const Window<Channels> picked{choice};
         const ptrdiff_t first = windows[0] * ptrdiff_t{16}, second = windows[1] * ptrdiff_t{16};
         SPARSECYCLE_UNROLL
         for (int i = 0; i < P; i++) {
-            sums[i] = Quads<N>::add_products(sums[i], picked(inputs[i] + first, inputs[i] + second, choice), weights);
+            sums[i] = Quads<N>::add_products(sums[i], picked(inputs[i] + first, inputs[i] + second), weights);
         }
     }
     SPARSECYCLE_UNROLL
     for (int i = 0; i < P; i++) *reinterpret_cast<Register<N>*>(p.sums[i]) = sums[i];
 }
+
+#define GATHER(CHANNELS)                                                                                          \
+    {CHANNELS, {nullptr, gather<CHANNELS, 1>, gather<CHANNELS, 2>, gather<CHANNELS, 3>, gather<CHANNELS, 4>,       \
+                gather<CHANNELS, 5>, gather<CHANNELS, 6>, gather<CHANNELS, 7>, gather<CHANNELS, 8>}}
+
+const int8::Gatherers gatherers[] = {
+#if defined(__AVX512VBMI__)
+    GATHER(128),
+#else
+    GATHER(16), GATHER(32), GATHER(64),
+#endif
+    {0, {}}};
 
 void settle(const Settling& s, const Finish& finish) {
     constexpr int F = lanes;
@@ -365,14 +374,12 @@ extern const int8::Kernels int8_kernels = {
     Dense<16>::encode,
     sizeof(Dense<16>) / 16,
 #if defined(__AVX2__)
-    window,
+    gatherers,
     !vnni,
-    {nullptr, gather<1>, gather<2>, gather<3>, gather<4>, gather<5>, gather<6>, gather<7>, gather<8>},
     settle,
 #else
-    0,
+    nullptr,
     false,
-    {},
     nullptr,
 #endif
     {

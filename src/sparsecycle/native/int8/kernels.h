@@ -79,7 +79,10 @@ struct Gather {
     const uint8_t* steps;          // inputs and weights
     int count;                     // of steps
 };
-using Gatherer = void (*)(const Gather&);
+struct Gatherers {
+    int window;                      // channels; those of a half follow each other
+    void (*run[9])(const Gather&);   // by the number of places, from 1 on
+};
 
 // Sums of a register's channels in `places` places, one after the other, become activations: as in Finish.
 struct Settling {
@@ -134,9 +137,8 @@ struct Kernels {
     void (*encode_sparse)(const int8_t* weights, uint32_t* words);
     void (*encode_dense)(const int8_t* weights, uint32_t* words);
     int interleaved;                  // bytes that a dense kernel takes for a lane of four vectors
-    int window;                       // channels that a step picks from; 0 if that cannot be done
-    bool adds_in_16_bits;             // then the first and the second two weights of a step must not sum up to over 128
-    Gatherer gather[9];                     // by the number of places, from 1 on
+    const Gatherers* gatherers;       // ended by one without a window; null if there are none
+    bool adds_in_16_bits;             // then a gatherer's first and second two weights must not add up to over 128
     Settle settle;
     Pool pool[7];                     // by the logarithm of the lanes, up to 64
     Combine combine;

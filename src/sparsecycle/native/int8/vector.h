@@ -278,26 +278,51 @@ SPARSECYCLE_INLINE Register<N> join(const uint8_t* const (&places)[B], ptrdiff_t
     }
 }
 
+// Picks a byte for each of a register's out of a window of channels, whose two halves need not follow each other.
 #if defined(__AVX512VBMI__)
-constexpr int window = 128;
+template <int Channels>
+struct Window {
+    static_assert(Channels == 128);
+    __m512i choice;
 
-SPARSECYCLE_INLINE __m512i picked(const uint8_t* first, const uint8_t* second, __m512i choice) {
-    return _mm512_permutex2var_epi8(_mm512_load_si512(first), choice, _mm512_load_si512(second));
-}
+    SPARSECYCLE_INLINE __m512i operator()(const uint8_t* first, const uint8_t* second) const {
+        return _mm512_permutex2var_epi8(_mm512_load_si512(first), choice, _mm512_load_si512(second));
+    }
+};
 #elif defined(__AVX2__)
-constexpr int window = 16;  // there is no second half
-
 #if defined(__AVX512BW__)
-SPARSECYCLE_INLINE __m512i picked(const uint8_t* first, const uint8_t*, __m512i choice) {
-    const __m128i part = _mm_load_si128(reinterpret_cast<const __m128i*>(first));
-    return _mm512_shuffle_epi8(_mm512_maskz_broadcast_i32x4((__mmask16)-1, part), choice);
+SPARSECYCLE_INLINE __m512i of_16(const uint8_t* table, __m512i choice) {
+    const __m128i bytes = _mm_load_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm512_shuffle_epi8(_mm512_maskz_broadcast_i32x4((__mmask16)-1, bytes), choice);
 }
 #else
-SPARSECYCLE_INLINE __m256i picked(const uint8_t* first, const uint8_t*, __m256i choice) {
-    const __m128i part = _mm_load_si128(reinterpret_cast<const __m128i*>(first));
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(part), choice);
+SPARSECYCLE_INLINE __m256i of_16(const uint8_t* table, __m256i choice) {
+    const __m128i bytes = _mm_load_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), choice);
 }
 #endif
+
+// Tables of 16; the shuffle gives 0 where the choice has its highest bit.
+template <int Channels>
+struct Window {
+    static constexpr int N = 4 * lanes, tables = Channels / 16;
+    Octets<N> choices[tables];
+
+    SPARSECYCLE_INLINE explicit Window(Register<N> choice) {
+        SPARSECYCLE_UNROLL
+        for (uint8_t t = 0; t < tables; t++) choices[t] = ((Octets<N>)choice ^ (uint8_t)(16 * t)) + (uint8_t)0x70;
+    }
+
+    SPARSECYCLE_INLINE Register<N> operator()(const uint8_t* first, const uint8_t* second) const {
+        Octets<N> found{};
+        SPARSECYCLE_UNROLL
+        for (int t = 0; t < tables; t++) {
+            const uint8_t* table = t < 2 ? first + 16 * t : second + 16 * (t - 2);
+            found |= (Octets<N>)of_16(table, (Register<N>)choices[t]);
+        }
+        return (Register<N>)found;
+    }
+};
 #endif
 
 template <int N>

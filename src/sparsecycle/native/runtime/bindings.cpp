@@ -66,7 +66,11 @@ std::vector<T*> pointers(const std::vector<Address>& addresses, int count, const
 void bind_runtime(nb::module_& m) {
     m.def("widest", [] { return runtime_kernels().lanes; });
 
-    m.def("int8_window", [] { return int8::kernels().window; });
+    m.def("int8_windows", [] {
+        std::vector<int> windows;
+        for (const int8::Gatherers* g = int8::kernels().gatherers; g && g->window; g++) windows.push_back(g->window);
+        return windows;
+    });
 
     m.def("int8_forms", [] {
         std::vector<std::tuple<int, int, int, bool>> forms;
