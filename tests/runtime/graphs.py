@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from hypothesis import strategies as st
@@ -95,7 +96,7 @@ def graphs(draw: st.DrawFn, images: int, most_steps: int = 8) -> Graph:
     inputs = list(range(len(maps)))
     steps: list[Step] = []
     for _ in range(draw(st.integers(0, most_steps))):
-        step, made = draw(st.one_of(_steps(maps)))
+        step, made = draw(_steps(maps))
         steps.append(step)
         maps.append(made)
     outputs = draw(st.lists(st.integers(0, len(maps) - 1), max_size=2))
@@ -124,7 +125,7 @@ def _steps(draw: st.DrawFn, maps: list[Map]) -> tuple[Step, Map]:
     step, made = draw(convolutions(source, value, same=kind == "same"))
     alike = [i for i, other in enumerate(maps) if other == made]
     if alike and draw(st.booleans()):
-        step = Convolution(**{**step.__dict__, "residual": draw(st.sampled_from(alike))})
+        step = replace(step, residual=draw(st.sampled_from(alike)))
     return step, made
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -90,7 +91,47 @@ def quantize(
         if isinstance(step, Convolution) and value in chosen
     }
     quantized = Quantized(scales, weights, frozenset(chosen))
-    return quantized
+    return quantized if bound is None else _within(bound, quantized, graph, batches)
+
+
+def _within(bound: float, quantized: Quantized, graph: Graph, batches: Sequence[Sequence[Tensor]]) -> Quantized:
+    """The same with fewer steps in 8 bits: without those that, in 8 bits alone, change the outputs most."""
+
+    def only(steps: frozenset[int]) -> Quantized:
+        weights = {value: its for value, its in quantized.weights.items() if value in steps}
+        return Quantized(quantized.scales, weights, steps)
+
+    exact = [_outputs(graph, batch, only(frozenset())) for batch in batches]
+
+    def error(steps: frozenset[int]) -> float:
+        found = [_outputs(graph, batch, only(steps)) for batch in batches]
+        off = sum(float((a - b).square().sum()) for a, b in zip(found, exact, strict=True))
+        return math.sqrt(off / max(sum(float(b.square().sum()) for b in exact), 1e-30))
+
+    steps = quantized.steps
+    worst = sorted(quantized.weights, key=lambda value: error(frozenset([value])))
+    while worst and error(steps) > bound:
+        steps -= {worst.pop()}
+    # Without a convolution there is nothing to gain from 8 bits.
+    return only(steps if worst else frozenset())
+
+
+def _outputs(graph: Graph, batch: Sequence[Tensor], quantized: Quantized) -> Tensor:
+    """A graph's outputs, one after the other, with the numbers that its weights and values become in 8 bits."""
+    first = len(graph.inputs)
+    steps = [
+        replace(step, weight=quantized.weights[value].values())
+        if isinstance(step, Convolution) and value in quantized.weights
+        else step
+        for value, step in enumerate(graph.steps, first)
+    ]
+    read = {source for value in quantized.steps for source in operands(graph.steps[value - first])}
+
+    def change(value: int, tensor: Tensor) -> Tensor:
+        return rounded(tensor, quantized.scales[value]) if value in read else tensor
+
+    values = interpret(replace(graph, steps=steps), batch, change)
+    return torch.cat([values[value].flatten() for value in graph.outputs])
 
 
 def rounded(value: Tensor, scale: Scale) -> Tensor:
