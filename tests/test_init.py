@@ -13,7 +13,7 @@ SOURCE = Path(sparsecycle.__file__).parent
 WORDS = {"schedules", "criteria", "scopes", "recovery"}
 #: What each module may use of the package, from the bottom up; drawing is asked for anywhere.
 ALLOWED = {
-    **{name: set() for name in [*WORDS, "_matplotlib", "names", "report"]},
+    **{name: set() for name in [*WORDS, "_matplotlib", "files", "names", "report"]},
     "selection": {"native"},
     "masks": {"native"},
     "saliency": {"criteria"},
@@ -23,11 +23,13 @@ ALLOWED = {
     "pruner": {*WORDS, "competition", "masks"},
     "sparsifier": {*WORDS, "names", "prunable", "plan", "pruner", "masks", "report"},
     "methods": {*WORDS, "saliency", "prunable", "sparsifier"},
-    "tickets": {*WORDS, "names", "prunable", "selection", "masks", "sparsifier"},
-    "__init__": {*WORDS, "saliency", "report", "sparsifier", "methods", "tickets"},
+    "tickets": {*WORDS, "files", "names", "prunable", "selection", "masks", "sparsifier"},
+    "runtime": {"files", "native"},
+    "__init__": {*WORDS, "saliency", "report", "sparsifier", "methods", "runtime", "tickets"},
 }
 MODULES = sorted(path.stem for path in SOURCE.glob("*.py"))
 TICKETS = sorted(f"tickets/{path.stem}" for path in SOURCE.glob("tickets/*.py"))
+RUNTIME = sorted(f"runtime/{path.stem}" for path in SOURCE.glob("runtime/*.py"))
 
 
 def imports(module: str) -> set[str]:
@@ -91,13 +93,19 @@ def test_imports_of_tickets_run_one_way(module: str) -> None:
     assert imports(module) <= ALLOWED["tickets"] | {"tickets"}
 
 
+@pytest.mark.parametrize("module", RUNTIME)
+def test_imports_of_the_runtime_run_one_way(module: str) -> None:
+    assert imports(module) <= ALLOWED["runtime"] | {"runtime"}
+
+
 def test_all_modules_are_looked_at() -> None:
+    assert {"runtime/__init__", "runtime/graph"} <= set(RUNTIME)
     assert {"tickets/__init__", "tickets/colt"} <= set(TICKETS)
-    assert set(MODULES) - {"cli"} == set(ALLOWED) - {"tickets"}
+    assert set(MODULES) - {"cli"} == set(ALLOWED) - {"runtime", "tickets"}
 
 
 def test_every_module_names_what_is_public() -> None:
-    for module in {*MODULES, *TICKETS} - {"_matplotlib"}:
+    for module in {*MODULES, *RUNTIME, *TICKETS} - {"_matplotlib"}:
         tree = ast.parse((SOURCE / f"{module}.py").read_text(encoding="utf-8"))
         names = [
             target.id

@@ -73,7 +73,8 @@ class Work:
         taps: Of the kernel.
         kept: Weights that are not zero.
         source: The input's map.
-        size, stride: Of the kernel.
+        size, stride, dilation: Of the kernel.
+        groups: Into how many parts the channels fall that see nothing of each other.
     """
 
     inputs: int
@@ -84,20 +85,22 @@ class Work:
     size: tuple[int, int]
     stride: tuple[int, int]
     groups: int
+    dilation: tuple[int, int] = (1, 1)
 
 
 def work(step: Convolution, source: Map) -> Work:
     """Of a convolution of a map of that shape."""
     outputs, inputs, height, width = step.weight.shape
     kept = int(torch.count_nonzero(step.weight))
-    return Work(inputs, outputs, height * width, kept, source, (height, width), step.stride, step.groups)
+    size = (height, width)
+    return Work(inputs, outputs, height * width, kept, source, size, step.stride, step.groups, step.dilation)
 
 
 def can_gather(step: Work, size: tuple[int, int]) -> bool:
     """Whether a convolution can be computed with output channels in its lanes: ``native/runtime/gather.h``."""
     same = (step.source.height, step.source.width) == size and step.groups == 1
     one = size == (1, 1) and step.size == (1, 1)
-    two = size == (2, 2) and (step.size, step.stride) == ((3, 3), (1, 1))
+    two = size == (2, 2) and (step.size, step.stride, step.dilation) == ((3, 3), (1, 1), (1, 1))
     return same and (one or two)
 
 
