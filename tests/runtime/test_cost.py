@@ -93,6 +93,7 @@ def test_blocks_pay_where_a_tile_reads_more_than_the_first_cache_holds() -> None
         ({"source": Map(8, 2, 2), "size": (3, 3)}, (2, 2), True),
         ({"source": Map(8, 2, 2), "size": (3, 3), "stride": (2, 2)}, (1, 1), False),
         ({"source": Map(8, 2, 2), "size": (1, 1)}, (2, 2), False),
+        ({"source": Map(8, 2, 2), "size": (3, 3), "dilation": (2, 2)}, (2, 2), False),
         ({"source": Map(8, 4, 4), "size": (3, 3)}, (4, 4), False),
     ],
 )
