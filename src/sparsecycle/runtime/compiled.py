@@ -71,11 +71,12 @@ class Native:
         else:
             tuned = replace(tuned, choices=tune(self.lowered, graph, forms, values, forms8))
         self.tuned = tuned
+        self._outputs = [torch.empty(shape) for shape in part.shapes]  # never used: alike ones are made sooner than new
         self._counts = [shape.channels * shape.height * shape.width * graph.images for shape in graph.maps]
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        lying = [x if x.is_contiguous() else x.contiguous() for x in inputs]
-        outputs = [torch.empty(shape) for shape in self.part.shapes]
+        lying = [x.contiguous() for x in inputs]
+        outputs = [torch.empty_like(y) for y in self._outputs]
         self.program.run([x.data_ptr() for x in lying], [y.data_ptr() for y in outputs])
         return outputs
 
@@ -148,17 +149,13 @@ class Compiled(nn.Module):
             for part in traced.parts
         ]
         # The usual network is one native part with one output: that goes without names.
-        self._whole = self._parts[0] if len(self._parts) == 1 and self._is_plain(traced) else None
+        only = self._parts[0] if len(self._parts) == 1 else None
+        self._whole = only if isinstance(only, Native) and self._is_plain(only.part, traced) else None
         self.eval()
 
-    def _is_plain(self, traced: Traced) -> bool:
-        part = self._parts[0]
-        return (
-            isinstance(part, Native)
-            and part.part.inputs == traced.inputs
-            and part.part.outputs == traced.outputs
-            and traced.structure == 0
-        )
+    @staticmethod
+    def _is_plain(part: NativePart, traced: Traced) -> bool:
+        return (part.inputs, part.outputs, traced.structure) == (traced.inputs, traced.outputs, 0)
 
     @property
     def tuned(self) -> list[Tuned]:
@@ -192,7 +189,7 @@ class Compiled(nn.Module):
             ValueError: If an input's shape is not the example's.
         """
         self._check(inputs)
-        if isinstance(self._whole, Native):
+        if self._whole is not None:
             return self._whole(inputs)[0]
         with torch.no_grad():
             return self._forward(inputs)
@@ -209,20 +206,27 @@ class Compiled(nn.Module):
                 values.update(zip(part.outputs, made, strict=True))
         return filled(self.traced.structure, [values[name] for name in self.traced.outputs])
 
-    def _check(self, inputs: Sequence[Tensor]) -> None:
+    def _check(self, inputs: Sequence[object]) -> None:
         if len(inputs) != len(self.examples):
             raise TypeError(f"{len(inputs)} inputs were given; the network was compiled for {len(self.examples)}")
+        for value, (shape, dtype) in zip(inputs, self.examples, strict=True):
+            if not (isinstance(value, Tensor) and value.dtype is dtype and value.is_cpu and value.shape == shape):
+                raise self._refusal(inputs)
+
+    def _refusal(self, inputs: Sequence[object]) -> TypeError | ValueError:
+        """What is wrong with the first input that is not like its example."""
         for i, (value, (shape, dtype)) in enumerate(zip(inputs, self.examples, strict=True)):
             if not isinstance(value, Tensor):
-                raise TypeError(f"input {i} is of type {type(value).__name__}; it must be a tensor")
+                return TypeError(f"input {i} is of type {type(value).__name__}; it must be a tensor")
             if value.dtype != dtype or not value.is_cpu:
-                raise TypeError(
+                return TypeError(
                     f"input {i} is of {value.dtype} on {value.device}; the network was compiled for {dtype} on cpu"
                 )
             if value.shape != shape:
-                raise ValueError(
+                return ValueError(
                     f"input {i} has the shape {tuple(value.shape)}; the network was compiled for {tuple(shape)}"
                 )
+        raise AssertionError("all inputs are like their examples")
 
 
 def compile(

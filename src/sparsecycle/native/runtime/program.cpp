@@ -292,8 +292,8 @@ void Program::finish() {
             for (int number : steps_[order_[i]]->reads) see(number);
         }
     }
-    // A place is used again only by tensors with the same halo and the same places outside the map, which hold `fill`
-    // from the beginning and are never written.
+    // Places outside the map hold `fill` from the beginning and are never written, so that memory is used again only
+    // where these are the same, or where there are none. What was used last is likeliest to be in a cache.
     using Shape = std::tuple<Element, std::tuple<int, int, int, int>, int, int, int, int, int,
                              std::tuple<int, int, int, int>, float>;
     struct Room {
@@ -323,12 +323,16 @@ void Program::finish() {
             continue;
         }
         const Lanes& lanes = layout.lanes;
-        const Shape shape{layout.element, {lanes.images, lanes.rows, lanes.columns, lanes.channels}, layout.groups,
+        const bool whole = layout.halo == Halo{} && !layout.ragged() && lanes.channels == 1;
+        const Shape shape = whole ? Shape{} : Shape{layout.element, {lanes.images, lanes.rows, lanes.columns, lanes.channels}, layout.groups,
                           layout.rows, layout.columns, layout.height, layout.width,
                           {layout.halo.top, layout.halo.bottom, layout.halo.left, layout.halo.right}, layout.fill};
         std::vector<Room>& alike = rooms[shape];
-        const auto room = std::find_if(alike.begin(), alike.end(),
-                                       [&](const Room& r) { return r.free_after < lives[number].first; });
+        auto room = alike.end();
+        for (auto r = alike.begin(); r != alike.end(); ++r) {
+            const bool is_free = r->free_after < lives[number].first;
+            if (is_free && (room == alike.end() || r->free_after > room->free_after)) room = r;
+        }
         if (room == alike.end()) {
             alike.push_back({lives[number].last, bytes, {number}});
         } else {

@@ -73,10 +73,11 @@ void check_windows(const Layout& in, const Layout& out, const std::vector<Range>
 }
 
 MoveStep::MoveStep(const Program& program, const Place& from, const Place& to, bool flatten)
-    : program_(program), from_(from), to_(to), flatten_(flatten) {
+    : program_(program), from_(from), to_(to) {
     const Layout &in = from.layout, &out = to.layout;
     pixels_ = static_cast<int64_t>(in.height) * in.width;
-    if (flatten) {
+    flatten_ = flatten && pixels_ > 1;
+    if (flatten_) {
         demand(out.height == 1 && out.width == 1 && out.channels == in.channels * pixels_,
                "a flattened map has one pixel, and a channel for each of the map's elements");
     } else {
@@ -106,11 +107,12 @@ MoveStep::MoveStep(const Program& program, const Place& from, const Place& to, b
         }
     };
     places(from, false, reads_);
-    places(to, flatten, writes_);
+    places(to, flatten_, writes_);
     if (from.tensor >= 0) reads = {from.tensor};
     if (to.tensor >= 0) writes = {to.tensor};
     is_copy_ = images_ == 1 && pixels_ == 1 && is_row(in) && is_row(out);
-    in_lanes_ = !flatten && ((from.tensor < 0 && can_interleave(out)) || (to.tensor < 0 && can_interleave(in)));
+    is_strided_ = in_images == 1 && out_images == 1 && pixels_ == 1 && in.lanes.channels == 1 && out.lanes.channels == 1;
+    in_lanes_ = !flatten_ && ((from.tensor < 0 && can_interleave(out)) || (to.tensor < 0 && can_interleave(in)));
 }
 
 void MoveStep::run(const Frame& frame, int worker, int workers) const {
@@ -152,6 +154,14 @@ void MoveStep::run(const Frame& frame, int worker, int workers) const {
                      }
                      separate(from + place, apart, n, streams);
                  });
+        return;
+    }
+    if (is_strided_) {
+        const int64_t read = in.element_at(1), write = out.element_at(1);  // from channel to channel
+        from += reads_[0];
+        to += writes_[0];
+        for (int64_t c = channels.begin; c < channels.end; c++) to[c * write] = from[c * read];
+        if (!array_out) program_.surround(frame, to_.tensor, channels.begin, channels.end);
         return;
     }
     for (int c = channels.begin; c < channels.end; c++) {

@@ -32,7 +32,8 @@ private:
     Place from_, to_;
     bool flatten_;
     int64_t images_, pixels_;
-    bool is_copy_;   // elements are in the same order here and there
+    bool is_copy_;  // elements are in the same order here and there
+    bool is_strided_;  // features of one image, each in a vector of its own here or there
     bool in_lanes_;  // an array goes to the lanes of a tensor, or comes from them, by runs
     std::vector<int32_t> reads_, writes_;  // elements from channel 0: of a pixel, of each image of a group
 };
