@@ -139,6 +139,16 @@ def test_a_convolution_that_shrinks_its_map_has_larger_blocks_for_a_moment() -> 
     assert steps_of([step], 12, TOGETHER) == ["a (input)", "a", "output"]
 
 
+def test_what_is_read_in_other_blocks_is_made_there_if_less_has_to_be_moved_for_that() -> None:
+    wide = Convolution("wide", 1, numbers((12, 4, 1, 1), 0), None, (1, 1), (0, 0), (1, 1), 1, "relu")
+    half = Convolution("half", 2, numbers((4, 12, 3, 3), 1) / 10, None, (2, 2), (1, 1), (1, 1), 1)
+    # Blocks of 3 x 3 of the larger map do not have what blocks of 2 x 2 of the smaller one need.
+    steps = [conv("a", 0), wide, half]
+    assert steps_of(steps, 5, BLOCKS) == ["a (input)", "a", "wide (layout)", "wide", "half", "output"]
+    assert steps_of(steps, 5, BLOCKS, [2, 3])[2:5] == ["wide (layout)", "wide", "half"]
+    assert steps_of(steps, 5, TOGETHER) == ["a (input)", "a", "wide", "half", "output"]
+
+
 def test_an_input_that_is_flattened_is_read_as_it_lies() -> None:
     assert steps_of([Flatten("a", 0)], 3, BLOCKS) == ["a (input)", "output"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -76,6 +77,21 @@ def test_large_maps_alone_have_blocks_and_small_ones_together_have_images() -> N
         lanes, _ = homes(Graph(images, [0], [1], [of, of], [step]), forms(), core().widest(), 1)[side, side]
         assert (lanes.rows * lanes.columns == lanes.count) is blocks
         assert (lanes.images == lanes.count) is not blocks
+
+
+@pytest.mark.parametrize("sides", [(4, 6, 4), (6, 4, 6)])
+def test_images_are_alone_where_a_network_returns_to_maps_of_a_size_that_it_had(sides: tuple[int, ...]) -> None:
+    def step(value: int, before: int, after: int) -> Convolution:
+        weight = numbers((32, 32, 3, 3), value)
+        padding = 1 + (after - before) // 2
+        return Convolution(f"conv{value}", value, weight, None, (1, 1), (padding, padding), (1, 1), 1)
+
+    maps = [Map(32, side, side) for side in sides]
+    steps: list[Step] = [step(value, *pair) for value, pair in enumerate(pairwise(sides))]
+    once = homes(Graph(64, [0], [1], maps[:2], steps[:1]), forms(), core().widest(), 1)
+    assert all(lanes.images == lanes.count > 1 for lanes, _ in once.values())
+    returned = homes(Graph(64, [0], [2], maps, steps), forms(), core().widest(), 1)
+    assert all(lanes.images * groups == 1 for lanes, groups in returned.values())
 
 
 # Kernels.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -84,6 +85,7 @@ class _Lowering:
             for value, shape in enumerate(graph.maps)
         ]
         self.never_negative = self._never_negative()
+        self._suit_readers()
         self.parents = self._parents()
         self._widen_halos()
         self.tensors: dict[tuple[int, Layout], int] = {}
@@ -107,6 +109,31 @@ class _Lowering:
             else:
                 known[value] = all(known[i] for i in operands(step))
         return known
+
+    def _suit_readers(self) -> None:
+        """Make a value as its readers need it, if what has to be moved for that is smaller than the value."""
+        readers: dict[int, list[int]] = defaultdict(list)
+        for value, step in enumerate(self.graph.steps, self.first):
+            for source in operands(step):
+                readers[source].append(value)
+        for value, step in reversed([*enumerate(self.graph.steps, self.first)]):
+            if not isinstance(step, Convolution) or step.residual is not None:
+                continue
+            if _elements(self.graph.maps[step.input]) >= _elements(self.graph.maps[value]):
+                continue
+            home = self.homes[value]
+            needs = {self._plain_need(reader, value) for reader in readers[value]}
+            suited = needs.pop() if len(needs) == 1 else None
+            if suited is None or (suited.lanes.count, suited.lanes.channels) != (home.lanes.count, 1):
+                continue
+            # Only lanes and blocks may differ.
+            if replace(suited, lanes=home.lanes, block=home.block) == home and self._need(step, step.input, suited):
+                self.homes[value] = suited
+
+    def _plain_need(self, reader: int, source: int) -> Layout | None:
+        step = self.graph.steps[reader - self.first]
+        need = None if isinstance(step, Flatten) else self._need(step, source, self.homes[reader])
+        return need and _plain(need)
 
     def _parents(self) -> dict[int, tuple[int, int]]:
         """Values that are made where a concatenation has them: their concatenation, and first channel there."""
@@ -199,6 +226,11 @@ class _Lowering:
             self._note(self.program.move(source, tensor), f"{name} (layout)")
         return tensor
 
+    def _read_alike(self, step: Step, value: int, out: Layout) -> int:
+        """The tensor of a value laid out as the result is, but for its halo and its scale."""
+        need = replace(_plain(out), map=self.graph.maps[value], fill=0.0, scale=None)
+        return self._read(value, self._in_8_bits(value, need) if step in self.steps8 else need, step.name)
+
     def _note(self, step: int, name: str) -> int:
         assert step == len(self.made.names)
         self.made.names.append(name)
@@ -220,7 +252,7 @@ class _Lowering:
         elif isinstance(step, Pool):
             self._pool(value, step, out)
         elif isinstance(step, Add | Activate):
-            sources = [self._read(source, _plain(out), step.name) for source in operands(step)]
+            sources = [self._read_alike(step, source, out) for source in operands(step)]
             right = sources[1] if isinstance(step, Add) else None
             self._note(self.program.combine(sources[0], right, self._tensor(value, out), step.activation), step.name)
         elif isinstance(step, Flatten) and step.input < self.first:
@@ -244,7 +276,7 @@ class _Lowering:
             need = self._need(step, step.input, result)
             assert need is not None
         source = self._read(step.input, need, step.name)
-        residual = None if step.residual is None else self._read(step.residual, _plain(result), step.name)
+        residual = None if step.residual is None else self._read_alike(step, step.residual, result)
         tensor = self._tensor(value, result)
         outputs, inputs, rows, columns = step.weight.shape
         shape = (outputs, inputs, rows, columns), step.stride, step.padding, step.dilation, step.groups
@@ -330,6 +362,10 @@ class _Lowering:
                 tensor = self._read(source, replace(_plain(out), map=self.graph.maps[source]), step.name)
                 self._note(self.program.combine(tensor, None, part, "none"), step.name)
             channel += channels
+
+
+def _elements(shape: Map) -> int:
+    return shape.channels * shape.height * shape.width
 
 
 def _plain(layout: Layout) -> Layout:

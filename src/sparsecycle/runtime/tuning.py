@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from itertools import pairwise, product
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparsecycle.runtime.cost import Form, Work, can_gather, cycles, gather_cycles, work
 from sparsecycle.runtime.cost8 import Form8, gather8_cycles
-from sparsecycle.runtime.graph import Concatenate, Convolution, Graph, Map
+from sparsecycle.runtime.graph import Concatenate, Convolution, Graph, Map, operands
 from sparsecycle.runtime.layouts import Lanes, Layout
 from sparsecycle.runtime.lower import Homes, Lowered
 
@@ -112,7 +112,8 @@ def homes(
 ) -> dict[tuple[int, int], tuple[Lanes, int]]:
     """The lanes and groups of maps of each height and width, with which the whole network costs least by the model.
 
-    Groups of images never get smaller from one step to the next, and are so few that every thread has some.
+    Groups of images never get smaller from one step to the next, and are so few that every thread has some. (Where a
+    network returns to maps of a size that it had before, they are of one image.)
 
     Args:
         graph: Whose maps are laid out.
@@ -131,10 +132,15 @@ def homes(
         if isinstance(step, Convolution):
             convolutions[size].append(work(step, graph.maps[step.input]))
     order = list(shapes)
-    places = [shape.height * shape.width for shape in graph.maps]
-    alone = any(later > earlier for earlier, later in pairwise(places))
+    numbers = {size: number for number, size in enumerate(order)}
+    place = [numbers[shape.height, shape.width] for shape in graph.maps]
+    returns = any(
+        place[value] < place[source]
+        for value, step in enumerate(graph.steps, len(graph.inputs))
+        for source in operands(step)
+    )
     least = min(form.lanes for form in forms)
-    options = _options(least, widest, 1 if alone else max(1, graph.images // threads))
+    options = _options(least, widest, 1 if returns else max(1, graph.images // threads))
     options.append((Lanes(1, 1, 1, widest), 1))
     parts = [i for step in graph.steps if isinstance(step, Concatenate) for i in step.inputs]
     together = {(graph.maps[i].height, graph.maps[i].width) for i in parts}
