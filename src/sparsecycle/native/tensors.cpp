@@ -19,6 +19,7 @@ struct Names {
     PyObject* element_size = PyUnicode_InternFromString("element_size");
     PyObject* dense = PyUnicode_InternFromString("dense");
     PyObject* get_num_threads = PyUnicode_InternFromString("get_num_threads");
+    PyObject* is_contiguous = PyUnicode_InternFromString("is_contiguous");
 };
 
 struct Torch {
@@ -27,6 +28,8 @@ struct Torch {
     PyObject* module = nb::module_::import_("torch").release().ptr();
     PyObject* tensor = nb::getattr(module, "Tensor").release().ptr();
     PyObject* strided = nb::getattr(module, "strided").release().ptr();
+    PyObject* float32 = nb::getattr(module, "float32").release().ptr();
+    PyObject* empty_like = nb::getattr(module, "empty_like").release().ptr();
 };
 
 const Torch& torch() {
@@ -154,6 +157,28 @@ void Gate::operator()(nb::handle weight) const {
     const uint8_t* mask = reinterpret_cast<const uint8_t*>(address(mask_));  // moves if it is shared with a process
     nb::gil_scoped_release release;
     clear(mask, size_, companion, threads);
+}
+
+Call::Call(Run run, std::vector<nb::object> shapes, nb::object output)
+    : run_(std::move(run)), shapes_(std::move(shapes)), output_(std::move(output)) {}
+
+nb::object Call::operator()(const nb::tuple& inputs) const {
+    const Names& names = torch().names;
+    if (inputs.size() != shapes_.size()) return nb::none();
+    std::vector<const float*> in;
+    for (size_t i = 0; i < shapes_.size(); i++) {
+        const nb::handle tensor = inputs[i];
+        if (!is_plain(tensor) || get(tensor, names.dtype).ptr() != torch().float32 ||
+            !equal(get(tensor, names.shape), shapes_[i]) || call(tensor, names.is_contiguous).ptr() != Py_True)
+            return nb::none();
+        in.push_back(reinterpret_cast<const float*>(address(tensor)));
+    }
+    nb::object output = nb::steal(PyObject_CallOneArg(torch().empty_like, output_.ptr()));
+    if (!output) nb::raise_python_error();
+    float* const out = reinterpret_cast<float*>(address(output));
+    const nb::gil_scoped_release release;
+    run_(in.data(), &out);
+    return output;
 }
 
 }  // namespace sparsecycle

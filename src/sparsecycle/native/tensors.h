@@ -1,12 +1,14 @@
-// What happens to torch's tensors at every training step, read off them through Python's own interface.
+// What happens to torch's tensors at every training step and every call of a compiled network, read off them through
+// Python's own interface.
 //
-// A few lines of Python would do, and did; but between two steps of training everything has been driven out of the
-// processor's caches, and then they take ten times as long as in a loop of their own: longer than the kernels.
+// A few lines of Python would do, and did; but in between everything has been driven out of the processor's caches, and
+// then they take several times as long as in a loop of their own: in small networks, longer than the kernels.
 #pragma once
 
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
+#include <functional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -49,6 +51,23 @@ class Gate {
    private:
     nb::object mask_, flow_, otherwise_, shape_, strides_;
     int64_t size_;
+};
+
+// A network of one output that takes the usual inputs: contiguous tensors of float32 in the processor's memory.
+class Call {
+   public:
+    using Run = std::function<void(const float* const* inputs, float* const* outputs)>;
+
+    // shapes: of the inputs. output: one that is like it is made for each call.
+    Call(Run run, std::vector<nb::object> shapes, nb::object output);
+
+    // The output, or None for inputs that are not the usual ones.
+    nb::object operator()(const nb::tuple& inputs) const;
+
+   private:
+    Run run_;
+    std::vector<nb::object> shapes_;
+    nb::object output_;
 };
 
 }  // namespace sparsecycle

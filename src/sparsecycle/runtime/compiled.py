@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from sparsecycle.runtime.plan import Entry, Plan
 from sparsecycle.runtime.quantize import Quantized
 from sparsecycle.runtime.trace import Traced, filled, trace
 from sparsecycle.runtime.tuning import Tuned, apply, homes, tune
+
+if TYPE_CHECKING:
+    from sparsecycle.native._core import Call
 
 __all__ = ["VALUES", "Compiled", "compile"]
 
@@ -73,12 +76,11 @@ class Native:
         else:
             tuned = replace(tuned, choices=tune(self.lowered, graph, forms, values, forms8))
         self.tuned = tuned
-        self._outputs = [torch.empty(shape) for shape in part.shapes]  # never used: alike ones are made sooner than new
         self._counts = [shape.channels * shape.height * shape.width * graph.images for shape in graph.maps]
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         lying = [x.contiguous() for x in inputs]
-        outputs = [torch.empty_like(y) for y in self._outputs]
+        outputs = [torch.empty(shape) for shape in self.part.shapes]
         self.program.run([x.data_ptr() for x in lying], [y.data_ptr() for y in outputs])
         return outputs
 
@@ -153,14 +155,21 @@ class Compiled(nn.Module):
             Native(part, threads, values, next(how), next(known)) if isinstance(part, NativePart) else part
             for part in traced.parts
         ]
-        # The usual network is one native part with one output: that goes without names.
-        only = self._parts[0] if len(self._parts) == 1 else None
-        self._whole = only if isinstance(only, Native) and self._is_plain(only.part, traced) else None
+        self._call = self._usual()
         self.eval()
 
-    @staticmethod
-    def _is_plain(part: NativePart, traced: Traced) -> bool:
-        return (part.inputs, part.outputs, traced.structure) == (traced.inputs, traced.outputs, 0)
+    def _usual(self) -> Call | None:
+        """What computes the usual network, one native part with one output, from the usual inputs."""
+        traced, part = self.traced, self._parts[0]
+        if not isinstance(part, Native) or (part.part.inputs, part.part.outputs) != (traced.inputs, traced.outputs):
+            return None
+        if len(self._parts) > 1 or len(traced.outputs) > 1 or traced.structure != 0:
+            return None
+        native = core()
+        assert native is not None
+        shapes = [torch.Size(shape) for shape, _ in self.examples]
+        call: Call = native.Call(part.program, shapes, torch.empty(part.part.shapes[0]))
+        return call
 
     @property
     def tuned(self) -> list[Tuned]:
@@ -193,9 +202,9 @@ class Compiled(nn.Module):
             TypeError: If an input is not a tensor of the example's type on the CPU, or their number is wrong.
             ValueError: If an input's shape is not the example's.
         """
+        if self._call is not None and (output := self._call(inputs)) is not None:
+            return output
         self._check(inputs)
-        if self._whole is not None:
-            return self._whole(inputs)[0]
         with torch.no_grad():
             return self._forward(inputs)
 

@@ -12,6 +12,7 @@
 #include <stdexcept>
 
 #include "../int8/kernels.h"
+#include "../tensors.h"
 #include "convolution.h"
 #include "kernels.h"
 #include "program.h"
@@ -207,6 +208,19 @@ void bind_runtime(nb::module_& m) {
             },
             "inputs"_a, "outputs"_a)
         .def_prop_ro("memory", &Program::memory);
+
+    nb::class_<Call>(m, "Call")
+        .def(
+            "__init__",
+            [](Call* self, const Program& program, std::vector<nb::object> shapes, nb::object output) {
+                if (program.inputs() > static_cast<int>(shapes.size()) || program.outputs() > 1) {
+                    throw std::invalid_argument("a call has one output, and a shape for each input");
+                }
+                const auto run = [&program](const float* const* in, float* const* out) { program.run(in, out); };
+                new (self) Call(run, std::move(shapes), std::move(output));
+            },
+            "program"_a, "shapes"_a, "output"_a, nb::keep_alive<1, 2>())
+        .def("__call__", &Call::operator(), "inputs"_a);
 }
 
 }  // namespace sparsecycle
