@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -118,20 +119,20 @@ def gather_cycles(step: Work, lanes: int) -> float:
 
 def met(step: Work, out: Layout, rows: int, columns: int) -> float:
     """Which share of its taps a tile has to look at: where lanes are images, those on padding alone are left out."""
-    share = 1.0
-    sizes = ((out.map.height, out.lanes.rows, rows), (out.map.width, out.lanes.columns, columns))
-    for axis, (places, lanes, tile) in enumerate(sizes):
-        taps = step.size[axis]
-        if lanes > 1 or taps == 1:
-            continue
-        wide = max(1, tile // out.groups) if axis else tile
-        before = taps // 2
-        found = [
-            min(taps, places + before - start) - max(0, before - min(places, start + wide) + 1)
-            for start in range(0, places, wide)
-        ]
-        share *= sum(found) / (len(found) * taps)
-    return share
+    places = max(1, columns // out.groups)
+    down = 1.0 if out.lanes.rows > 1 else _met(step.size[0], out.map.height, rows)
+    return down if out.lanes.columns > 1 else down * _met(step.size[1], out.map.width, places)
+
+
+@cache
+def _met(taps: int, places: int, wide: int) -> float:
+    """The same along one axis, of tiles of so many places."""
+    before = taps // 2
+    found = [
+        min(taps, places + before - start) - max(0, before - min(places, start + wide) + 1)
+        for start in range(0, places, wide)
+    ]
+    return sum(found) / (len(found) * taps)
 
 
 def cycles(step: Work, out: Layout, form: Form, blocks: int) -> float:

@@ -356,10 +356,10 @@ def _times(
     begin = time.perf_counter()
     for turn in range(TURNS * CANDIDATES):
         spent = time.perf_counter() - begin
-        if turn >= 3 * (CANDIDATES + 1) and spent > BUDGET:
+        if turn >= 2 * (CANDIDATES + 1) and spent > BUDGET:
             break
-        # References have every fifth turn, and are slow: two will do where time is short.
-        if turn % (CANDIDATES + 1) == 0 and (turn <= CANDIDATES + 1 or spent < BUDGET / 2):
+        # References have every fifth turn, and are slow: one will do where time is short.
+        if turn == 0 or (turn % (CANDIDATES + 1) == 0 and spent < BUDGET / 2):
             run({step: references.get(step, 0) for step in candidates})
         else:
             run({step: turn % (len(ways) - (step in references)) for step, ways in candidates.items()})
