@@ -75,3 +75,11 @@ def test_it_is_the_same_at_every_call_and_leaves_the_random_numbers_alone() -> N
 def test_an_unknown_scope_is_refused() -> None:
     with pytest.raises(ValueError, match="scope='erk'; allowed are 'uniform' and 'global'"):
         pruned(Subject("resnet-20", (3, 8, 8), 10, 0.5), "erk")  # type: ignore[arg-type]
+
+
+def test_rounding_errors_are_not_scaled_up() -> None:
+    model = pruned(Subject("mobilenet-v2", (3, 32, 32), 10, 0.98))
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found, exact = model(images).double(), model.double()(images.double())
+    assert (found - exact).norm() < 1e-3 * exact.norm()

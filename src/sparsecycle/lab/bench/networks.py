@@ -17,6 +17,7 @@ __all__ = ["Scope", "prunable", "pruned"]
 Scope = Literal["uniform", "global"]
 
 _IMAGES = 16  # that the batch norm's statistics come from
+_LEAST_VARIANCE = 0.01  # of a channel, as a share of its layer's largest
 
 
 def pruned(subject: Subject, scope: Scope = "uniform") -> nn.Module:
@@ -45,6 +46,10 @@ def pruned(subject: Subject, scope: Scope = "uniform") -> nn.Module:
             _prune(prunable(model), subject.sparsity, scope)
         if norms:
             model.train()(torch.randn(_IMAGES, *subject.shape))
+            for variance in (norm.running_var for norm in norms):
+                # Channels that pruning has left without any input would have their rounding errors scaled up.
+                assert variance is not None
+                variance.clamp_(min=_LEAST_VARIANCE * float(variance.max()))
         return model.eval()
 
 
