@@ -750,9 +750,12 @@ int main(int arguments, char** words) {
         const int64_t selection_checked = checks - before - kernels_checked;
         check_runtime(share);
         const int64_t runtime_checked = checks - before - kernels_checked - selection_checked;
-        std::printf("%s: %lld checks of kernels, %lld of selection, updates and enforcement, %lld of the runtime\n",
+        check_int8(share);
+        const int64_t int8_checked = checks - before - kernels_checked - selection_checked - runtime_checked;
+        std::printf("%s: %lld checks of kernels, %lld of selection, updates and enforcement, %lld of the runtime, "
+                    "%lld of its 8 bits\n",
                     name(isa), static_cast<long long>(kernels_checked), static_cast<long long>(selection_checked),
-                    static_cast<long long>(runtime_checked));
+                    static_cast<long long>(runtime_checked), static_cast<long long>(int8_checked));
         std::fflush(stdout);
     }
     std::printf("all right\n");

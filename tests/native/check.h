@@ -26,6 +26,8 @@ struct Random {
 
 extern Random draw;
 
-void check_runtime(double share);  // on the path in use
+// On the path in use:
+void check_runtime(double share);
+void check_int8(double share);
 
 }  // namespace sparsecycle

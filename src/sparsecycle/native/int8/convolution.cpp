@@ -23,9 +23,13 @@ ConvolutionStep::ConvolutionStep(const Program& program, int from, int to, int r
                                  const Activation& activation)
     : program_(program), from_(from), to_(to), residual_(residual), input_(program.tensor_at(from).layout),
       output_(program.tensor_at(to).layout), added_(residual < 0 ? nullptr : &program.tensor_at(residual).layout),
-      geometry_(geometry), numbers_(geometry, input_, output_, added_, weights, scales, bias, activation) {
+      geometry_(geometry), numbers_(geometry, input_, output_, added_, weights, scales, bias, activation),
+      inside_(inside(output_)) {
     check_fit(geometry, input_, output_, added_);
-    if (output_.element == Element::uint8) inside_ = inside(output_);
+    const auto zero = [](const Layout& layout) { return static_cast<float>(layout.scale.zero ^ flip(layout)); };
+    demand(input_.fill == zero(input_), "input must be filled with its zero outside its map");
+    const float outside = output_.element == Element::float32 ? 0.0f : zero(output_);
+    demand(output_.fill == outside || inside_.empty(), "output must be filled with its zero outside its map");
     reads = {from};
     if (residual >= 0) reads.push_back(residual);
     writes = {to};
@@ -99,8 +103,8 @@ int ConvolutionStep::candidate(int number, int blocks) {
             std::vector<Pack>& packs = made.packs.emplace_back();
             for (int part = 0; part < parts_; part++) {
                 if (ends[part] == ends[part + 1]) continue;
-                packs.emplace_back(geometry_, numbers_.weights.data(), input_, kernel.form, ends[part], ends[part + 1], blocks,
-                                   met);
+                packs.emplace_back(geometry_, numbers_.weights.data(), input_, kernel.form, ends[part], ends[part + 1],
+                                   blocks, met);
                 made.cost.stored += packs.back().bytes();
             }
         }

@@ -63,7 +63,8 @@ GatherStep::GatherStep(const Program& program, int from, int to, int residual, c
     for (int number : {from, to, residual}) {
         if (number < 0) continue;
         const Layout& layout = program.tensor_at(number).layout;
-        demand(layout.lanes.channels == kernels().widest && layout.lanes.count() == kernels().widest && layout.groups == 1,
+        const Lanes& lanes = layout.lanes;
+        demand(lanes.channels == kernels().widest && lanes.count() == kernels().widest && layout.groups == 1,
                "tensors must have " + std::to_string(kernels().widest) + " there, and nothing else");
         demand(number == from || (layout.channels == g.out && layout.height == out.height && layout.width == out.width),
                "residual must be a map as its output");
@@ -73,13 +74,14 @@ GatherStep::GatherStep(const Program& program, int from, int to, int residual, c
     const auto places_along = [](int size, int padding, int dilation, int kernel, int stride) {
         return (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
     };
-    demand(out.height == places_along(in.height, g.padding_height, g.dilation_height, g.kernel_height, g.stride_height) &&
-               out.width == places_along(in.width, g.padding_width, g.dilation_width, g.kernel_width, g.stride_width),
-           "output has the wrong size");
+    const int height = places_along(in.height, g.padding_height, g.dilation_height, g.kernel_height, g.stride_height);
+    const int width = places_along(in.width, g.padding_width, g.dilation_width, g.kernel_width, g.stride_width);
+    demand(out.height == height && out.width == width, "output has the wrong size");
     for (int tap = 0; tap < g.taps(); tap++) {
-        for (int place = 0; place < out.height * out.width; place++) {
-            const int y = place / out.width * g.stride_height - g.padding_height + tap / g.kernel_width * g.dilation_height;
-            const int x = place % out.width * g.stride_width - g.padding_width + tap % g.kernel_width * g.dilation_width;
+        const int down = tap / g.kernel_width * g.dilation_height - g.padding_height;
+        const int across = tap % g.kernel_width * g.dilation_width - g.padding_width;
+        for (int place = 0; place < height * width; place++) {
+            const int y = place / width * g.stride_height + down, x = place % width * g.stride_width + across;
             if (y < 0 || y >= in.height || x < 0 || x >= in.width) continue;
             if (places_.empty() || places_.back().tap != tap || places_.back().in.size() == most_places) {
                 places_.push_back({tap, {}, {}});
@@ -127,14 +129,17 @@ GatherStep::Part GatherStep::part(int begin, int end) const {
     return best;
 }
 
-// A step's bytes come from an outer cache; each place takes a shuffle for every 16 channels, and two to four operations.
+// A step's bytes come from an outer cache. Each place takes a shuffle for every 16 channels, as many operations to join
+// them, and two to multiply and add; more than two tables take two more each, once for all places.
 double GatherStep::nanoseconds(const Part& part) const {
     double sum = 0;
     for (const Places& places : places_) {
         int64_t steps = 0;
         for (size_t i = places.tap; i < part.runs.size(); i += geometry_.taps()) steps += part.runs[i].count;
-        const double tables = kernels().adds_in_16_bits ? part.kernels->window / 16 : 1;
-        sum += static_cast<double>(steps) * std::max(1.2, 0.09 * (2 + 2 * tables) * static_cast<double>(places.in.size()));
+        const int tables = kernels().adds_in_16_bits ? part.kernels->window / 16 : 1;
+        const int once = tables > 2 ? 2 * tables : 0, each = 2 + 2 * tables;
+        const double operations = once + each * static_cast<double>(places.in.size());
+        sum += static_cast<double>(steps) * std::max(1.4, 0.13 * operations);
     }
     return sum;
 }
@@ -163,7 +168,7 @@ GatherStep::Run GatherStep::add_steps(Part& part, int bundle, int tap) const {
             std::vector<uint8_t> choice, weights;
             for (std::vector<Taken>& row : rows) {
                 for (const Taken& taken : take_four(row)) {
-                    choice.push_back(static_cast<uint8_t>(taken.input));
+                    choice.push_back(static_cast<uint8_t>(taken.input % 16 + taken.input / 16 * part.kernels->next));
                     weights.push_back(static_cast<uint8_t>(taken.weight));
                 }
             }
@@ -204,7 +209,8 @@ void GatherStep::run(const Frame& frame, int worker, int workers) const {
             const int channel = bundle * channels;
             const uint8_t* residual = nullptr;
             if (residual_ >= 0) {
-                residual = frame.at<const uint8_t>(residual_) + program_.tensor_at(residual_).layout.element_at(channel);
+                const Layout& added = program_.tensor_at(residual_).layout;
+                residual = frame.at<const uint8_t>(residual_) + added.element_at(channel);
             }
             kernels().settle({sums, static_cast<int>(outputs_.size()),
                               frame.address(to_) + out.element_at(channel) * size_of(out.element), outputs_.data(),

@@ -79,7 +79,8 @@ SPARSECYCLE_INLINE void write_floats(const Vector<L * B / 4> (&t)[4], const Tile
     for (int k = 0; k < 4; k++) {
         put<F>(limit<F>(t[k], all<F>(activation.low), all<F>(activation.high)), numbers + k * F);
     }
-    unravel<L, B>(numbers, [&](const float* four, int b, int lane) {
+    unravel<L, B>(numbers, [&](float* four, int b, int lane) {
+        for (int i = 0; tile.inside && i < 4; i++) four[i] = tile.inside[v * L + lane + i] ? four[i] : 0.0f;
         float* output = static_cast<float*>(tile.output) + channels[b] * tile.output_channel + v * tile.output_apart;
         std::memcpy(output + lane, four, 16);
     });
@@ -95,8 +96,8 @@ SPARSECYCLE_INLINE void write_bytes(Octets<L * B> bytes, const Tile& tile, uint8
             const Octets<L> inside = *reinterpret_cast<const Octets<L>*>(tile.inside + v * L);
             part = (part & inside) | (outside & ~inside);
         }
-        uint8_t* output = static_cast<uint8_t*>(tile.output) + channels[b] * tile.output_channel + v * tile.output_apart;
-        *reinterpret_cast<Octets<L>*>(output) = part;
+        uint8_t* first = static_cast<uint8_t*>(tile.output) + channels[b] * tile.output_channel;
+        *reinterpret_cast<Octets<L>*>(first + v * tile.output_apart) = part;
     }
 }
 
@@ -242,9 +243,11 @@ void gather(const Gather& p) {
     for (int i = 0; i < P; i++) *reinterpret_cast<Register<N>*>(p.sums[i]) = sums[i];
 }
 
-#define GATHER(CHANNELS)                                                                                          \
-    {CHANNELS, {nullptr, gather<CHANNELS, 1>, gather<CHANNELS, 2>, gather<CHANNELS, 3>, gather<CHANNELS, 4>,       \
-                gather<CHANNELS, 5>, gather<CHANNELS, 6>, gather<CHANNELS, 7>, gather<CHANNELS, 8>}}
+#define GATHER(CHANNELS)                                                                                    \
+    {CHANNELS,                                                                                              \
+     Window<CHANNELS>::next,                                                                                \
+     {nullptr, gather<CHANNELS, 1>, gather<CHANNELS, 2>, gather<CHANNELS, 3>, gather<CHANNELS, 4>,          \
+      gather<CHANNELS, 5>, gather<CHANNELS, 6>, gather<CHANNELS, 7>, gather<CHANNELS, 8>}}
 
 const int8::Gatherers gatherers[] = {
 #if defined(__AVX512VBMI__)
@@ -252,7 +255,7 @@ const int8::Gatherers gatherers[] = {
 #else
     GATHER(16), GATHER(32), GATHER(64),
 #endif
-    {0, {}}};
+    {0, 0, {}}};
 
 void settle(const Settling& s, const Finish& finish) {
     constexpr int F = lanes;

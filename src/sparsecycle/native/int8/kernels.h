@@ -80,8 +80,9 @@ struct Gather {
     int count;                     // of steps
 };
 struct Gatherers {
-    int window;                      // channels; those of a half follow each other
-    void (*run[9])(const Gather&);   // by the number of places, from 1 on
+    int window;                     // channels; those of a half follow each other
+    int next;                       // from the choice of a channel to that of the one 16 channels on
+    void (*run[9])(const Gather&);  // by the number of places, from 1 on
 };
 
 // Sums of a register's channels in `places` places, one after the other, become activations: as in Finish.

@@ -22,6 +22,7 @@ MoveStep::MoveStep(const Program& program, const Place& from, const Place& to, b
     : program_(program), from_(from), to_(to), flatten_(flatten) {
     const Layout &in = from.layout, &out = to.layout;
     pixels_ = static_cast<int64_t>(in.height) * in.width;
+    together_ = std::max<int64_t>(1, 4096 / pixels_);
     if (flatten) {
         demand(out.height == 1 && out.width == 1 && out.channels == in.channels * pixels_,
                "a flattened map has one pixel, and a channel for each of the map's elements");
@@ -82,16 +83,21 @@ void MoveStep::load(const Frame& frame, int begin, int end) const {
     const Layout& out = to_.layout;
     uint8_t* to = frame.at<uint8_t>(to_.tensor);
     const uint8_t flipped = flip(out);
-    uint8_t* map = reinterpret_cast<uint8_t*>(frame.scratch);
+    uint8_t* maps = reinterpret_cast<uint8_t*>(frame.scratch);
+    const int64_t apart = out.channel() * out.lanes.count();  // channels, where none share a vector
     const float inverse = 1 / out.scale.scale, zero = static_cast<float>(out.scale.zero);
     const int64_t valid = std::min(images_, program_.images() - frame.image);
     for (int64_t i = 0; i < valid; i++) {
         const float* from = frame.inputs[from_.array] + (frame.image + i) * reads_.image;
         const int32_t* write = writes_.at(i, pixels_);
-        for (int64_t c = begin; c < end; c++) {
-            kernels().quantize(from + c * pixels_, pixels_, inverse, zero, map);
-            uint8_t* target = to + out.element_at(c);
-            for (int64_t p = 0; p < pixels_; p++) target[write[p]] = map[p] ^ flipped;
+        for (int64_t first = begin; first < end; first += together_) {
+            const int64_t last = std::min<int64_t>(end, first + together_);
+            kernels().quantize(from + first * pixels_, (last - first) * pixels_, inverse, zero, maps);
+            const uint8_t* map = maps;
+            for (int64_t c = first; c < last; c++, map += pixels_) {
+                uint8_t* target = to + (out.lanes.channels == 1 ? c * apart : out.element_at(c));
+                for (int64_t p = 0; p < pixels_; p++) target[write[p]] = map[p] ^ flipped;
+            }
         }
     }
 }

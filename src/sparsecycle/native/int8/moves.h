@@ -13,7 +13,7 @@ public:
     // rint(x * (1 / scale) + zero), limited to 0 ... 255; NaN becomes 0.
     MoveStep(const Program& program, const Place& from, const Place& to, bool flatten);
 
-    int64_t scratch() const override { return pixels_; }
+    int64_t scratch() const override { return together_ * pixels_; }
     void run(const Frame& frame, int worker, int workers) const override;
 
     int64_t images() const { return images_; }
@@ -34,6 +34,7 @@ private:
     Place from_, to_;
     bool flatten_;
     int64_t images_, pixels_;
+    int64_t together_;  // channels of an array that become bytes at once
     Places reads_, writes_;
 };
 

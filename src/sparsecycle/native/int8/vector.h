@@ -283,6 +283,7 @@ SPARSECYCLE_INLINE Register<N> join(const uint8_t* const (&places)[B], ptrdiff_t
 template <int Channels>
 struct Window {
     static_assert(Channels == 128);
+    static constexpr int next = 16;
     __m512i choice;
 
     SPARSECYCLE_INLINE __m512i operator()(const uint8_t* first, const uint8_t* second) const {
@@ -302,15 +303,20 @@ SPARSECYCLE_INLINE __m256i of_16(const uint8_t* table, __m256i choice) {
 }
 #endif
 
-// Tables of 16; the shuffle gives 0 where the choice has its highest bit.
+// Tables of 16. The shuffle looks at the lowest four bits of a choice, and gives 0 where the highest is set. Of two
+// tables that one tells them apart; of more, the bits from the fifth on do, and 0x70 carries into it what is another's.
 template <int Channels>
 struct Window {
     static constexpr int N = 4 * lanes, tables = Channels / 16;
+    static constexpr int next = tables == 2 ? 128 : 16;
     Octets<N> choices[tables];
 
     SPARSECYCLE_INLINE explicit Window(Register<N> choice) {
         SPARSECYCLE_UNROLL
-        for (uint8_t t = 0; t < tables; t++) choices[t] = ((Octets<N>)choice ^ (uint8_t)(16 * t)) + (uint8_t)0x70;
+        for (int t = 0; t < tables; t++) {
+            choices[t] = (Octets<N>)choice ^ (uint8_t)(next * t);
+            if (tables > 2) choices[t] += (uint8_t)0x70;
+        }
     }
 
     SPARSECYCLE_INLINE Register<N> operator()(const uint8_t* first, const uint8_t* second) const {
@@ -356,12 +362,32 @@ SPARSECYCLE_INLINE Vector<L> in_order(const uint8_t* place, uint8_t flipped) {
     return __builtin_convertvector(__builtin_convertvector(stored ^ flipped, typename Of<L>::Ints), Vector<L>);
 }
 
+// The lowest byte of each integer. Where compilers would take vectors apart for it, they are told how.
+template <int L>
+SPARSECYCLE_INLINE Octets<L> lowest(typename Of<L>::Ints x) {
+    return __builtin_convertvector(x, Octets<L>);
+}
+#if defined(__AVX2__)
+template <>
+SPARSECYCLE_INLINE Octets<8> lowest<8>(Of<8>::Ints x) {
+    const __m256i fours = _mm256_shuffle_epi8((__m256i)x, _mm256_set1_epi32(0x0c080400));
+    const __m128i eight = _mm_unpacklo_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1));
+    return (Octets<8>)_mm_cvtsi128_si64(eight);
+}
+#endif
+#if defined(__AVX512BW__)
+template <>
+SPARSECYCLE_INLINE Octets<16> lowest<16>(Of<16>::Ints x) {
+    return (Octets<16>)_mm512_maskz_cvtepi32_epi8((__mmask16)-1, (__m512i)x);
+}
+#endif
+
 // The other way round: the nearest integers.
 template <int L>
 SPARSECYCLE_INLINE void put_in_order(Vector<L> t, float low, float high, uint8_t flipped, uint8_t* place) {
     const float magic = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer, in its lowest bits
     const auto bits = (typename Of<L>::Ints)(limit<L>(t, all<L>(low), all<L>(high)) + magic);
-    const Octets<L> made = __builtin_convertvector(bits, Octets<L>) ^ flipped;
+    const Octets<L> made = lowest<L>(bits) ^ flipped;
     std::memcpy(place, &made, L);
 }
 
