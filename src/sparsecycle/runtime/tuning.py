@@ -26,6 +26,8 @@ __all__ = ["Choice", "Tuned", "apply", "homes", "ranking", "tune"]
 
 CANDIDATES = 4
 """Of each convolution that are timed."""
+ALIKE = 2
+"""Of these, that differ in their blocks only."""
 MOVE = 2.0
 """Cycles that an element takes to be moved to another layout."""
 BUDGET = 1.0
@@ -322,6 +324,8 @@ def _shape(shape: Map) -> tuple[int, int, int]:
 def _build(program: Program, step: int, ranked: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
     made: list[tuple[int, int]] = []
     for form, blocks in ranked:
+        if sum(form == other for other, _ in made) == ALIKE:
+            continue
         try:
             program.candidate(step, form, blocks)
         except ValueError:  # a block is too long for 16-bit offsets

@@ -168,6 +168,18 @@ private:
     std::vector<std::vector<bool>> met_rows_, met_columns_;
 };
 
+// A part's weights are gone through for every tile. Where all of them would leave the second-level cache, and the input
+// would not, they are cut into parts that stay there.
+void ConvolutionStep::prepare(int workers) {
+    constexpr int64_t most = 256 * 1024, each = 128 * 1024;  // bytes
+    const int64_t kept = weights_.size() - std::count(weights_.begin(), weights_.end(), 0.0f);
+    const int64_t bytes = 6 * kept, input = 4 * input_.vectors() * input_.lanes.count();
+    const int64_t vectors = static_cast<int64_t>(output_.rows) * output_.columns * output_.groups;
+    const bool cut = vectors >= 8 && bytes / workers > most && input <= most;
+    parts_ = workers * static_cast<int>(cut ? (bytes / workers + each - 1) / each : 1);
+    parts_ = std::min(parts_, std::max(workers, geometry_.out / 32));
+}
+
 std::vector<int> ConvolutionStep::forms() const {
     std::vector<int> fitting;
     const Convolution* kernels = runtime_kernels().convolutions;

@@ -37,7 +37,7 @@ public:
     ConvolutionStep(const Program& program, int from, int to, int residual, const Geometry& geometry,
                     const float* weights, const float* bias, const Activation& activation);
 
-    void prepare(int workers) override { parts_ = workers; }
+    void prepare(int workers) override;
     bool ready() const override { return chosen_ >= 0; }
     void run(const Frame& frame, int worker, int workers) const override;
 
@@ -69,7 +69,7 @@ private:
     Geometry geometry_;
     std::vector<float> weights_, bias_;
     Activation activation_;
-    int parts_ = 1;
+    int parts_ = 1;  // of the output channels: each worker has as many
     bool merged_;  // rows follow each other without a gap everywhere, and are one
     std::vector<Candidate> candidates_;
     int chosen_ = -1;

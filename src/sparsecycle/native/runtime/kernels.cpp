@@ -174,8 +174,7 @@ void dense(const Tile& tile, const Weights& weights) {
     SPARSE(L, 2, 7, 1, 1), SPARSE(L, 2, 8, 1, 1), SPARSE(L, 4, 2, 1, 2), SPARSE(L, 4, 4, 1, 1), SPARSE(L, 1, 7, 2, 2), \
     SPARSE(L, 1, 14, 2, 1), SPARSE(L, 2, 7, 2, 1)
 #define DENSE_MEDIUM(L) \
-    DENSE(L, 1, 1, 8), DENSE(L, 2, 1, 6), DENSE(L, 3, 1, 4), DENSE(L, 4, 1, 3), DENSE(L, 1, 2, 8), DENSE(L, 2, 2, 6), \
-    DENSE(L, 3, 2, 4)
+    DENSE(L, 1, 1, 8), DENSE(L, 2, 1, 6), DENSE(L, 3, 1, 4), DENSE(L, 1, 2, 8), DENSE(L, 2, 2, 6), DENSE(L, 3, 2, 4)
 #define DENSE_LARGE(L) \
     DENSE(L, 1, 1, 16), DENSE(L, 2, 1, 12), DENSE(L, 3, 1, 8), DENSE(L, 4, 1, 6), DENSE(L, 6, 1, 4), DENSE(L, 7, 1, 3), \
     DENSE(L, 8, 1, 3), DENSE(L, 1, 2, 16), DENSE(L, 2, 2, 12), DENSE(L, 4, 2, 6), DENSE(L, 7, 2, 3)
