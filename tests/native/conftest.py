@@ -14,7 +14,7 @@ def _needs_the_core() -> None:
         pytest.skip("the native core was not built")
 
 
-@pytest.fixture(params=["baseline", "avx2", "avx512"])
+@pytest.fixture(params=["baseline", "avx2", "avx512", "avx512vnni"])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """The core on each of its paths; the same tests are collected everywhere."""
     core = native.core()

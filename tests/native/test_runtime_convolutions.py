@@ -119,6 +119,8 @@ def test_every_number_of_threads_gives_the_same_bits(
     graph, out, inputs = case
     one, more = (Single(data.draw, graph, out, threads) for threads in (1, data.draw(st.integers(2, 4))))
     for number in data.draw(some_forms(one)):
+        if number not in more.program.forms(more.number):
+            continue  # whether it fits depends on the halo too
         blocks = data.draw(st.integers(1, graph.maps[0].channels))
         first = one(number, blocks, inputs)
         assert torch.equal(more(number, blocks, inputs), first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -15,6 +16,7 @@ from sparsecycle.runtime.layouts import Lanes
 
 ACTIVATIONS = st.sampled_from(["none", "relu", "relu6", "silu"])
 DENSITIES = st.sampled_from([0.0, 0.03, 0.3, 1.0])
+POWERS = (1, 2, 4, 8, 16, 32, 64)
 LENGTHS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 11, 14])
 
 Homes = dict[tuple[int, int], tuple[Lanes, int]]
@@ -130,14 +132,14 @@ def _steps(draw: st.DrawFn, maps: list[Map]) -> tuple[Step, Map]:
 
 
 @st.composite
-def lanes(draw: st.DrawFn, widest: int, images: int | None = None) -> tuple[Lanes, int]:
+def lanes(
+    draw: st.DrawFn, widest: int, images: int | None = None, counts: Collection[int] = (4, 8, 16)
+) -> tuple[Lanes, int]:
     """Lanes, and groups of them, of so many images or of any number."""
-    count = draw(st.sampled_from([c for c in (4, 8, 16) if c <= widest]))
-    together = draw(
-        st.sampled_from([i for i in (1, 2, 4, 8, 16) if i <= count and (images is None or images % i == 0)])
-    )
+    count = draw(st.sampled_from([c for c in counts if c <= widest]))
+    together = draw(st.sampled_from([i for i in POWERS if i <= count and (images is None or images % i == 0)]))
     groups = draw(st.integers(1, 4)) if images is None else images // together
-    rows = draw(st.sampled_from([r for r in (1, 2, 4, 8, 16) if r <= count // together]))
+    rows = draw(st.sampled_from([r for r in POWERS if r <= count // together]))
     return Lanes(together, rows, count // together // rows), groups
 
 
@@ -153,6 +155,27 @@ def homes(draw: st.DrawFn, graph: Graph, widest: int) -> Homes:
     for size in found:
         if images[size] == 1 and _can_gather(graph, size) and draw(st.booleans()):
             found[size] = (Lanes(1, 1, 1, widest), 1)
+    return found
+
+
+@st.composite
+def homes8(draw: st.DrawFn, graph: Graph, beside: Homes, counts: Collection[int], gathering: int | None) -> Homes:
+    """Lanes for maps in 8 bits, of as many images as ``beside`` has for others.
+
+    Args:
+        graph: Whose maps they are.
+        beside: Of float32.
+        counts: Of the lanes that kernels have.
+        gathering: How many channels may be in the lanes; None if there are no kernels for that.
+    """
+    found = {}
+    for size, (side, groups) in beside.items():
+        images = side.images * groups
+        found[size] = draw(lanes(max(counts), images, counts))
+        steps = zip(graph.steps, graph.maps[len(graph.inputs) :], strict=True)
+        parts = any(isinstance(step, Concatenate) and (of.height, of.width) == size for step, of in steps)
+        if images == 1 and gathering and not parts and draw(st.booleans()):
+            found[size] = (Lanes(1, 1, 1, gathering), 1)
     return found
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparsecycle.runtime.cost import Form, work
+from sparsecycle.runtime.cost8 import Form8
 from sparsecycle.runtime.graph import Convolution, Graph, Map
 from sparsecycle.runtime.layouts import Layout, needed
 from sparsecycle.runtime.lower import Lowered
@@ -33,6 +34,10 @@ def forms() -> list[Form]:
     return [Form(*form) for form in core().forms()]
 
 
+def forms8() -> list[Form8]:
+    return [Form8(*form) for form in core().int8_forms()]
+
+
 def shape(images: int, of: Map) -> tuple[int, int, int, int]:
     return (images, of.channels, of.height, of.width)
 
@@ -48,6 +53,7 @@ def tensor(program: _core.Program, layout: Layout) -> int:
         layout.halo,
         layout.fill,
         lanes.channels,
+        None if layout.scale is None else (layout.scale.step, layout.scale.zero),
     )
 
 
@@ -63,7 +69,8 @@ def choose(lowered: Lowered, draw: st.DrawFn) -> None:
     exact = [i for i, form in enumerate(forms()) if not form.bfloat16]
     for number, convolution in lowered.convolutions.items():
         channels = convolution.weight.shape[1] * convolution.groups
-        form = draw(st.sampled_from([i for i in lowered.program.forms(number) if i in exact]))
+        fitting = lowered.program.forms(number)
+        form = draw(st.sampled_from([i for i in fitting if number in lowered.in_8_bits or i in exact]))
         candidate(lowered.program, number, form, draw(st.integers(1, channels)), channels)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,23 +13,16 @@ from sparsecycle.runtime.graph import Activate, Activation, Add, Concatenate, Co
 __all__ = ["activated", "evaluate", "interpret"]
 
 
-def interpret(
-    graph: Graph, inputs: Sequence[Tensor], change: Callable[[int, Tensor], Tensor] | None = None
-) -> list[Tensor]:
+def interpret(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Every value of a graph, (images, channels, height, width) each.
 
     Args:
         graph: What is computed.
         inputs: Of any number of images and of one floating-point type, in which everything is computed.
-        change: Is given each value's number and what it would be, and returns what it is to be.
     """
-    values: list[Tensor] = []
-    for number in graph.inputs:
-        value = inputs[number]
-        values.append(change(number, value) if change else value)
-    for number, step in enumerate(graph.steps, len(graph.inputs)):
-        value = evaluate(step, values)
-        values.append(change(number, value) if change else value)
+    values = [inputs[number] for number in graph.inputs]
+    for step in graph.steps:
+        values.append(evaluate(step, values))
     return values
 
 

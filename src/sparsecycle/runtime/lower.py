@@ -79,7 +79,7 @@ class _Lowering:
         self.made = Lowered(program, [], {}, {}, {}, set())
         self.first = len(graph.inputs)
         self.steps8 = {graph.steps[value - self.first] for value in quantized.steps}
-        self.read8 = {source for step in self.steps8 for source in operands(step)}
+        self.kept8 = quantized.kept(graph)
         self.homes = [
             self._home(value, shape, *(homes8 if value in quantized.steps else homes)[shape.height, shape.width])
             for value, shape in enumerate(graph.maps)
@@ -93,9 +93,7 @@ class _Lowering:
     def _home(self, value: int, shape: Map, lanes: Lanes, groups: int) -> Layout:
         block = (math.ceil(shape.height / lanes.rows), math.ceil(shape.width / lanes.columns))
         home = Layout(shape, lanes, groups, block)
-        # What only steps on float32 read, a convolution on 8 bits makes in float32.
-        for_floats = value not in self.read8 and value in self.quantized.weights
-        return home if value not in self.quantized.steps or for_floats else self._in_8_bits(value, home)
+        return self._in_8_bits(value, home) if value in self.kept8 else home
 
     def _in_8_bits(self, value: int, layout: Layout) -> Layout:
         scale = self.quantized.scales[value]
@@ -135,6 +133,10 @@ class _Lowering:
         need = None if isinstance(step, Flatten) else self._need(step, source, self.homes[reader])
         return need and _plain(need)
 
+    def _may_have_halo(self, value: int) -> bool:
+        """Whether it is no float32 that kernels of 8 bits make."""
+        return value in self.kept8 or value not in self.quantized.weights
+
     def _parents(self) -> dict[int, tuple[int, int]]:
         """Values that are made where a concatenation has them: their concatenation, and first channel there."""
         parents: dict[int, tuple[int, int]] = {}
@@ -144,7 +146,7 @@ class _Lowering:
             channel = 0
             for source in step.inputs:
                 alike = replace(self.homes[source], map=self.homes[value].map) == self.homes[value]
-                if source >= self.first and source not in parents and alike:
+                if source >= self.first and source not in parents and alike and self._may_have_halo(source):
                     parents[source] = (value, channel)
                 channel += self.graph.maps[source].channels
         return parents
@@ -176,7 +178,7 @@ class _Lowering:
             for source in operands(step):
                 need = self._need(step, source, self.homes[value])
                 home = self.homes[source]
-                if need and replace(home, halo=need.halo) == need:
+                if need and replace(home, halo=need.halo) == need and self._may_have_halo(source):
                     self.homes[source] = replace(home, halo=union(home.halo, need.halo))
         # What is made inside a concatenation has its halo; parents come later than their parts.
         for value in sorted(self.parents):

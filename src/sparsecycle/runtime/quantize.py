@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsecycle.runtime.graph import Concatenate, Convolution, Flatten, Graph, Pool, operands
-from sparsecycle.runtime.interpret import interpret
+from sparsecycle.runtime.interpret import evaluate, interpret
 from sparsecycle.runtime.layouts import Scale
 
 __all__ = ["Quantized", "Weights", "quantize"]
@@ -55,6 +55,18 @@ class Quantized:
     scales: Mapping[int, Scale]
     weights: Mapping[int, Weights]
     steps: frozenset[int]
+
+    def read(self, graph: Graph) -> set[int]:
+        """The values that steps read in 8 bits."""
+        first = len(graph.inputs)
+        return {source for value in self.steps for source in operands(graph.steps[value - first])}
+
+    def kept(self, graph: Graph) -> set[int]:
+        """The values that steps make in 8 bits and that are kept so.
+
+        What only steps on float32 read, a convolution on 8 bits makes in float32.
+        """
+        return set(self.steps) - (self.weights.keys() - self.read(graph))
 
 
 def quantize(
@@ -119,19 +131,21 @@ def _within(bound: float, quantized: Quantized, graph: Graph, batches: Sequence[
 def _outputs(graph: Graph, batch: Sequence[Tensor], quantized: Quantized) -> Tensor:
     """A graph's outputs, one after the other, with the numbers that its weights and values become in 8 bits."""
     first = len(graph.inputs)
-    steps = [
-        replace(step, weight=quantized.weights[value].values())
-        if isinstance(step, Convolution) and value in quantized.weights
-        else step
-        for value, step in enumerate(graph.steps, first)
-    ]
-    read = {source for value in quantized.steps for source in operands(graph.steps[value - first])}
-
-    def change(value: int, tensor: Tensor) -> Tensor:
-        return rounded(tensor, quantized.scales[value]) if value in read else tensor
-
-    values = interpret(replace(graph, steps=steps), batch, change)
-    return torch.cat([values[value].flatten() for value in graph.outputs])
+    kept = quantized.kept(graph)
+    coded = kept | quantized.read(graph)
+    exact: list[Tensor] = []  # as steps on float32 read them
+    near: list[Tensor] = []  # as steps in 8 bits do
+    for value in range(len(graph.maps)):
+        if value < first:
+            made = batch[value]
+        else:
+            step = graph.steps[value - first]
+            if isinstance(step, Convolution) and value in quantized.weights:
+                step = replace(step, weight=quantized.weights[value].values())
+            made = evaluate(step, near if value in quantized.steps else exact)
+        near.append(rounded(made, quantized.scales[value]) if value in coded else made)
+        exact.append(near[value] if value in kept else made)
+    return torch.cat([exact[value].flatten() for value in graph.outputs])
 
 
 def rounded(value: Tensor, scale: Scale) -> Tensor:

@@ -37,20 +37,16 @@ Pack::Pack(const Geometry& geometry, const int8_t* weights, const Layout& input,
     : form_(form), begin_(begin), end_(end) {
     const int group_in = geometry.in / geometry.groups, group_out = geometry.out / geometry.groups;
     const int per_block = (geometry.in + blocks - 1) / blocks;
-    if (geometry.groups == 1) {
-        for (int from = 0; from < geometry.in; from += per_block) {
-            const int to = std::min(geometry.in, from + per_block);
-            add_block(geometry, weights, input, begin, end, {from, to}, valid);
-            blocks_.back().first = from == 0;
-            blocks_.back().last = to == geometry.in;
-        }
-    } else {
-        // Some groups at a time: a dense kernel's channels read the same inputs, so there it is one.
-        const int together = form.dense ? 1 : std::max(1, per_block / group_in);
-        for (int group = begin / group_out; group * group_out < end; group += together) {
-            const int from = group * group_in, to = std::min(geometry.in, from + together * group_in);
+    // Small groups share a block; but a dense kernel's channels read the same inputs, so there each has its own.
+    const int together = form.dense ? 1 : std::max(1, per_block / group_in);
+    for (int group = begin / group_out; group * group_out < end; group += together) {
+        const int start = group * group_in, stop = std::min(geometry.in, start + together * group_in);
+        for (int from = start; from < stop; from += per_block) {
+            const int to = std::min(stop, from + per_block);
             add_block(geometry, weights, input, std::max(begin, group * group_out),
                       std::min(end, (group + together) * group_out), {from, to}, valid);
+            blocks_.back().first = from == start;
+            blocks_.back().last = to == stop;
         }
     }
     // Taps that are not valid would read the zero.
