@@ -210,6 +210,11 @@ def test_blocks_that_are_too_long_are_passed_over() -> None:
     assert not too_long.intersection(clock.made)
 
 
+def test_a_convolution_without_a_kernel_is_named() -> None:
+    with pytest.raises(ValueError, match=r"conv has no kernel: a channel of Map\(.*height=8, width=8\) is too large"):
+        timed(Clock({0: 1.0}, {(0, blocks) for blocks in tuning.BLOCKS}))
+
+
 @pytest.mark.parametrize(("sides", "groups"), [((28, 28), 1), ((28, 28), 2), ((9, 57), 64)])
 def test_wide_maps_of_many_channels_have_ways(sides: tuple[int, int], groups: int) -> None:
     of = Map(512, *sides)

@@ -270,6 +270,9 @@ def tune(
 
     Returns:
         What was chosen for each convolution, in order.
+
+    Raises:
+        ValueError: If no kernel fits a convolution.
     """
     program = lowered.program
     kernels: dict[int, Sequence[Form | Form8]] = {}
@@ -282,6 +285,8 @@ def tune(
         fitting = {i for i in program.forms(step) if _allows(own[i], values)}
         ranked = [(f, b) for _, f, b in ranking(task, lowered.layouts[step], own) if f in fitting]
         candidates[step] = _build(program, step, ranked, CANDIDATES)
+        if not candidates[step]:
+            raise ValueError(f"{convolution.name} has no kernel: a channel of {task.source} is too large")
         dense = [way for way in ranked if own[way[0]].dense]
         if dense and not any(own[form].dense for form, _ in candidates[step]):
             candidates[step] += _build(program, step, dense, 1)
