@@ -291,3 +291,14 @@ def test_the_package_does_not_load_the_laboratory() -> None:
     code = "import sys, sparsecycle.cli; print([m for m in sys.modules if m.startswith(('sparsecycle.lab', 'tyro'))])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_data_that_cannot_be_had_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPARSECYCLE_DATA", str(tmp_path))
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"another file")
+    assert main(["train", "--data", "cifar10", "--runs", str(tmp_path / "runs")]) == 1
+    error = capsys.readouterr().err
+    assert "cifar-10-python.tar.gz" in error
+    assert "Traceback" not in error

@@ -77,6 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _error(f"the command needs {error.name}: pip install 'sparsecycle[lab]'", 1)
     except (ValueError, OSError, ImportError) as error:
         return _error(str(error), getattr(error, "exit_code", 1))
+    except RuntimeError as error:
+        from sparsecycle.lab.data import DataError
+
+        if not isinstance(error, DataError):
+            raise
+        return _error(str(error), 1)
 
 
 def _train(words: list[str]) -> int:
