@@ -22,7 +22,9 @@ LIMIT = 127
 BINS = 2048
 """Of the histogram from which a value's range is chosen."""
 CLIPS = 60
-"""Ranges that are compared, from the whole one down to a twentieth of it, and as many of weights."""
+"""Ranges that are compared, from the whole one down to a twentieth of it."""
+WEIGHT_CLIPS = 20
+"""Of an output channel's weights, from the whole range down to half of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,17 +210,16 @@ def _affine(low: float, high: float) -> Scale:
 
 def _weights(weight: Tensor) -> Weights:
     """Numbers for weights, of each output channel with the step that has the least squared error."""
-    rows = weight.flatten(1).double()
+    rows = weight.flatten(1)
     largest = rows.abs().amax(1)
     best = torch.full_like(largest, torch.inf)
     steps = torch.ones_like(largest)
-    for share in torch.linspace(1, 0.5, CLIPS, dtype=torch.float64):
+    for share in torch.linspace(1, 0.5, WEIGHT_CLIPS):
         step = torch.where(largest > 0, largest * share / LIMIT, 1)
         numbers = (rows / step[:, None]).round_().clamp_(-LIMIT, LIMIT)
-        error = (numbers * step[:, None] - rows).square_().sum(1)
+        error = numbers.mul_(step[:, None]).sub_(rows).square_().sum(1)
         better = error < best
         best = torch.where(better, error, best)
         steps = torch.where(better, step, steps)
-    steps32 = steps.float()
-    numbers = (rows / steps32.double()[:, None]).round_().clamp_(-LIMIT, LIMIT)
-    return Weights(numbers.to(torch.int8).reshape(weight.shape).contiguous(), steps32)
+    numbers = (rows.double() / steps.double()[:, None]).round_().clamp_(-LIMIT, LIMIT)
+    return Weights(numbers.to(torch.int8).reshape(weight.shape).contiguous(), steps)
