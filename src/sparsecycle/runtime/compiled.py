@@ -163,7 +163,7 @@ class Compiled(nn.Module):
         traced, part = self.traced, self._parts[0]
         if not isinstance(part, Native) or (part.part.inputs, part.part.outputs) != (traced.inputs, traced.outputs):
             return None
-        if len(self._parts) > 1 or len(traced.outputs) > 1 or traced.structure != 0:
+        if len(self._parts) > 1 or len(traced.outputs) > 1:
             return None
         native = core()
         assert native is not None
@@ -203,7 +203,7 @@ class Compiled(nn.Module):
             ValueError: If an input's shape is not the example's.
         """
         if self._call is not None and (output := self._call(inputs)) is not None:
-            return output
+            return output if self.traced.structure == 0 else filled(self.traced.structure, [output])
         self._check(inputs)
         with torch.no_grad():
             return self._forward(inputs)
