@@ -5,8 +5,8 @@ published weights (resnet20-12fca82f.th of akamaster/pytorch_resnet_cifar10, in 
 epochs, beside thin ones that were trained from scratch. Then every network runs on the test set: the sparse ones in
 the runtime, the dense ones in it, in ONNX Runtime and in OpenVINO, where these are installed; fp32 and int8.
 
-    python -m benchmarks.accuracy_over_time [--data mnist cifar10] [--epochs 5] [--thin-epochs 30] [--batch 1]
-        [--values fp32 int8] [--seconds 60] [--train-only] [--runs DIR] [--out DIR]
+    python -m benchmarks.accuracy_over_time [--data mnist cifar10] [--networks "90 %" "width 8"] [--epochs 5]
+        [--thin-epochs 30] [--batch 1] [--values fp32 int8] [--seconds 60] [--train-only] [--runs DIR] [--out DIR]
 
 Run it from the repository's root. What is trained already in DIR is not trained again, and an interrupted training goes
 on. Writes accuracy_over_time.png, results.json and results.md to DIR.
@@ -194,6 +194,7 @@ def picture(results: Mapping[str, Any]) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", default=["mnist", "cifar10"], choices=["mnist", "cifar10"])
+    parser.add_argument("--networks", nargs="+", default=[], metavar="NAME", help="only these of the table")
     parser.add_argument("--epochs", type=int, default=5, help="in which the published ResNet-20 is pruned")
     parser.add_argument("--thin-epochs", type=int, default=30, help="in which thin ResNets are trained")
     parser.add_argument("--batch", type=int, default=1)
@@ -208,6 +209,8 @@ def main() -> None:
     for data in arguments.data:
         trained = {}
         for name, experiment in experiments(data, arguments.epochs, arguments.thin_epochs).items():
+            if arguments.networks and name not in arguments.networks:
+                continue
             trained[name] = run(experiment, arguments.runs)
             print(f"{data}, {name}: {100 * trained[name].accuracy:.2f} %", flush=True)
         if arguments.train_only:
