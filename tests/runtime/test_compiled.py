@@ -198,3 +198,30 @@ def test_the_plan_names_every_layer():
     assert all(entry.milliseconds >= 0 for entry in plan)
     assert plan.milliseconds == pytest.approx(sum(entry.milliseconds for entry in plan))
     assert plan.threads == 1
+
+
+def test_networks_in_which_nothing_is_computed() -> None:
+    class Constant(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ones(3)
+
+    x = torch.randn(2, 3)
+    assert torch.equal(sc.runtime.compile(nn.Identity(), x, threads=1)(x), x)
+    assert torch.equal(sc.runtime.compile(Constant(), x, threads=1)(x), torch.ones(3))
+
+
+@pytest.mark.parametrize("kind", [tuple, list, dict])
+def test_one_output_is_returned_as_the_network_returns_it(kind: type) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor) -> object:
+            return kind(logits=self.layer(x)) if kind is dict else kind([self.layer(x)])
+
+    model, x = Wrapped(), torch.randn(2, 3)
+    found = sc.runtime.compile(model, x, threads=1)(x)
+    assert type(found) is kind
+    (logits,) = found.values() if kind is dict else found
+    assert torch.allclose(logits, model.layer(x), atol=1e-6)

@@ -160,10 +160,10 @@ class Compiled(nn.Module):
 
     def _usual(self) -> Call | None:
         """What computes the usual network, one native part with one output, from the usual inputs."""
-        traced, part = self.traced, self._parts[0]
-        if not isinstance(part, Native) or (part.part.inputs, part.part.outputs) != (traced.inputs, traced.outputs):
+        if len(self._parts) != 1 or len(self.traced.outputs) != 1:
             return None
-        if len(self._parts) > 1 or len(traced.outputs) > 1:
+        traced, (part,) = self.traced, self._parts
+        if not isinstance(part, Native) or (part.part.inputs, part.part.outputs) != (traced.inputs, traced.outputs):
             return None
         native = core()
         assert native is not None
