@@ -23,7 +23,10 @@ FIRST_CACHE = 32 * 1024
 SECOND_CACHE = 512 * 1024
 SECOND_BANDWIDTH = 32.0
 """Bytes a cycle."""
+THIRD_CACHE = 8 * 1024 * 1024
+"""A processor's share of it."""
 THIRD_BANDWIDTH = 5.0
+MEMORY_BANDWIDTH = 1.0
 STREAM = 20.0
 """Bytes a cycle of weights, which are read one after the other."""
 VISIT = 14.0
@@ -175,6 +178,8 @@ def cycles(step: Work, out: Layout, form: Form, blocks: int) -> float:
         channels * step.source.height * step.source.width + step.outputs * out.map.height * out.map.width
     ) * (4.0 * out.images)
     bandwidth = SECOND_BANDWIDTH if activations < SECOND_CACHE else THIRD_BANDWIDTH
+    if activations > THIRD_CACHE:
+        bandwidth = MEMORY_BANDWIDTH
     traffic = footprint * channels / bandwidth
     traffic += weights / (SECOND_BANDWIDTH if weights < SECOND_CACHE / 2 else STREAM)
     return tiles * (inner + visits + traffic)
