@@ -177,9 +177,8 @@ def cycles(step: Work, out: Layout, form: Form, blocks: int) -> float:
     activations = (
         channels * step.source.height * step.source.width + step.outputs * out.map.height * out.map.width
     ) * (4.0 * out.images)
-    bandwidth = SECOND_BANDWIDTH if activations < SECOND_CACHE else THIRD_BANDWIDTH
-    if activations > THIRD_CACHE:
-        bandwidth = MEMORY_BANDWIDTH
+    outer = THIRD_BANDWIDTH if activations < THIRD_CACHE else MEMORY_BANDWIDTH
+    bandwidth = SECOND_BANDWIDTH if activations < SECOND_CACHE else outer
     traffic = footprint * channels / bandwidth
     traffic += weights / (SECOND_BANDWIDTH if weights < SECOND_CACHE / 2 else STREAM)
     return tiles * (inner + visits + traffic)

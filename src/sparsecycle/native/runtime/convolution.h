@@ -69,7 +69,7 @@ private:
     Geometry geometry_;
     std::vector<float> weights_, bias_;
     Activation activation_;
-    int parts_ = 1;  // of the output channels: each worker has as many
+    int parts_ = 1;  // of the output channels, which the workers share
     bool merged_;  // rows follow each other without a gap everywhere, and are one
     std::vector<Candidate> candidates_;
     int chosen_ = -1;

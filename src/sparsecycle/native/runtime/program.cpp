@@ -324,9 +324,10 @@ void Program::finish() {
         }
         const Lanes& lanes = layout.lanes;
         const bool whole = layout.halo == Halo{} && !layout.ragged() && lanes.channels == 1;
-        const Shape shape = whole ? Shape{} : Shape{layout.element, {lanes.images, lanes.rows, lanes.columns, lanes.channels}, layout.groups,
-                          layout.rows, layout.columns, layout.height, layout.width,
-                          {layout.halo.top, layout.halo.bottom, layout.halo.left, layout.halo.right}, layout.fill};
+        const Shape bordered{layout.element, {lanes.images, lanes.rows, lanes.columns, lanes.channels}, layout.groups,
+                             layout.rows, layout.columns, layout.height, layout.width,
+                             {layout.halo.top, layout.halo.bottom, layout.halo.left, layout.halo.right}, layout.fill};
+        const Shape shape = whole ? Shape{} : bordered;
         std::vector<Room>& alike = rooms[shape];
         auto room = alike.end();
         for (auto r = alike.begin(); r != alike.end(); ++r) {
