@@ -27,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from sparsecycle.files import write_whole
+from sparsecycle.files.container import write_whole
 from sparsecycle.lab import data as datasets
 from sparsecycle.lab.bench.inference import RIVALS, Entrant, Values, measure, ours
 from sparsecycle.lab.bench.report import machine

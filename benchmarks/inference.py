@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsecycle.files import write_whole
+from sparsecycle.files.container import write_whole
 from sparsecycle.lab.bench.inference import RIVALS, Entrant, Values, measure, ours
 from sparsecycle.lab.bench.networks import pruned
 from sparsecycle.lab.bench.report import machine

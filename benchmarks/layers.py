@@ -16,7 +16,7 @@ import torch
 from benchmarks.inference import SUBJECTS
 
 from sparsecycle import runtime
-from sparsecycle.files import write_whole
+from sparsecycle.files.container import write_whole
 from sparsecycle.lab.bench.networks import pruned
 from sparsecycle.lab.bench.report import machine
 from sparsecycle.lab.bench.tables import table

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sparsecycle import runtime
-from sparsecycle.files import read, write
+from sparsecycle.files.container import read, write
 from sparsecycle.runtime.tuning import Tuned
 
 pytestmark = pytest.mark.usefixtures("native")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.tickets.nets import net, same
 from torch import Tensor
 
-from sparsecycle.files import write
+from sparsecycle.files.container import write
 from sparsecycle.tickets import Overlap, Ticket
 from sparsecycle.tickets.ticket import read_ticket, write_ticket
 

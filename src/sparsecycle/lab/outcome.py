@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sparsecycle.files import write_whole
+from sparsecycle.files.container import write_whole
 from sparsecycle.lab import pictures
 from sparsecycle.lab.catalogue import TIMES, arguments, parameters
 from sparsecycle.lab.comparison import markdown, tabulate

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsecycle.files import write_whole
+from sparsecycle.files.container import write_whole
 
 __all__ = ["BrokenFile", "RunFolder", "RunInUse", "digest", "plain"]
 

@@ -10,7 +10,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsecycle.files import write_whole
+from sparsecycle.files.container import write_whole
 from sparsecycle.native import core
 from sparsecycle.runtime.describe import describe
 from sparsecycle.runtime.graph import Graph

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsecycle.files import read, write
+from sparsecycle.files.container import read, write
 from sparsecycle.runtime.compiled import Compiled
 from sparsecycle.runtime.describe import describe, restore
 from sparsecycle.runtime.layouts import Scale

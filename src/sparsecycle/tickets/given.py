@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsecycle.criteria import Criterion
-from sparsecycle.files import digest
+from sparsecycle.files.container import digest
 from sparsecycle.prunable import choose
 from sparsecycle.schedules import Constant
 from sparsecycle.sparsifier import Sparsifier

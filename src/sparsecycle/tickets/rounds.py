@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsecycle.files import digest
+from sparsecycle.files.container import digest
 from sparsecycle.prunable import choose
 from sparsecycle.scopes import share_out
 from sparsecycle.tickets.applied import state_of

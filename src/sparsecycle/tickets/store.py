@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsecycle.files import read, write, write_whole
+from sparsecycle.files.container import read, write, write_whole
 from sparsecycle.tickets.ticket import Ticket, read_ticket, write_ticket
 
 __all__ = ["Pruned", "Store", "Trained"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsecycle.files import digest, read, write
+from sparsecycle.files.container import digest, read, write
 from sparsecycle.masks import pack, unpack
 from sparsecycle.sparsifier import Sparsifier
 from sparsecycle.tickets.applied import Applied, fitting

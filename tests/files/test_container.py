@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sparsecycle.files import digest, read, write, write_whole
+from sparsecycle.files.container import digest, read, write, write_whole
 
 TENSORS = {
     "b": torch.arange(6.0).view(2, 3),
