@@ -1,0 +1,305 @@
+"""A packed file's table of contents: what each tensor is and how its bytes are coded, checked before they are read."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import asdict, dataclass, field, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsecycle.files.broken import Broken, demand
+from sparsecycle.files.entropy import Frame, compress
+from sparsecycle.files.values import Form
+
+__all__ = ["DTYPES", "About", "Contents", "Dense", "Matrix", "dtype_name"]
+
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.float64,
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    )
+}
+"""The types that a packed file can hold, by their names in it."""
+
+_LARGEST = 1 << 24  # bytes of the table, unpacked
+_DIMENSIONS = 32  # at most, of a tensor
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """A tensor's type as :data:`DTYPES` names it."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A tensor with bytes of its own.
+
+    Args:
+        name: Its name in the model's state_dict.
+        shape: Its shape.
+        dtype: Its type.
+        stored: The type of its values in the file: its own, a narrower one, or ``"int8"`` with scales.
+        kept: How many of its weights are not zero.
+        block: See :class:`sparsecycle.files.structure.Structure`.
+        alive: Whether the first dimensions (two at most) have a list of living channels.
+        channels_last: See ``Structure``.
+        code: See :class:`sparsecycle.files.positions.Positions`.
+        k: See ``Positions``.
+        values: See :class:`sparsecycle.files.values.Form`.
+        scales: Likewise, of the scales of ``"int8"``.
+        lengths: Bytes of each part: living channels, positions, scales, values.
+        digest: See :func:`sparsecycle.files.packed.digest_of`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    stored: str
+    kept: int
+    block: tuple[int, ...]
+    alive: tuple[bool, ...]
+    channels_last: bool
+    code: str
+    k: int
+    values: Form
+    scales: Form | None
+    lengths: tuple[int, ...]
+    digest: str
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the tensor itself."""
+        return self.weights * DTYPES[self.dtype].itemsize
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes of its positions, scales and values in the file."""
+        values, scales = sum(self.lengths[-2:]), sum(self.lengths[-4:-2]) if self.scales else 0
+        return {"positions": sum(self.lengths) - values - scales, "scales": scales, "values": values}
+
+    def check(self) -> None:
+        """Raise :class:`Broken` if it does not fit together."""
+        _check_tensor(self.shape, self.dtype)
+        demand(self.stored in ("int8", *DTYPES), f"values are stored as {self.stored!r}")
+        demand(0 <= self.kept <= self.weights, f"{self.kept} of {self.weights} weights are kept")
+        demand((self.stored == "int8" != self.dtype) == bool(self.scales), "scales are there if values are int8 alone")
+        demand(min(self.lengths, default=0) >= 0, f"a part has {min(self.lengths, default=0)} bytes")
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Tensors that share their bytes, one after the other: norms, biases, counters.
+
+    Args:
+        dtype: Their type.
+        shapes: Their shapes, by name.
+        values: See :class:`sparsecycle.files.values.Form`.
+        lengths: Bytes of each part.
+        digest: See :func:`sparsecycle.files.packed.digest_of`.
+    """
+
+    dtype: str
+    shapes: dict[str, tuple[int, ...]]
+    values: Form
+    lengths: tuple[int, ...]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """What the file calls their bytes."""
+        return f"sparsecycle/{self.dtype}"
+
+    @property
+    def weights(self) -> int:
+        """Number of elements."""
+        return sum(map(math.prod, self.shapes.values()))
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the tensors themselves."""
+        return self.weights * DTYPES[self.dtype].itemsize
+
+    def check(self) -> None:
+        """Raise :class:`Broken` if it does not fit together."""
+        for name, shape in self.shapes.items():
+            try:
+                _check_tensor(shape, self.dtype)
+            except Broken as error:
+                raise Broken(f"{name}: {error}") from error
+        demand(min(self.lengths, default=0) >= 0, f"a part has {min(self.lengths, default=0)} bytes")
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known about a network beside its tensors; everything may be unknown.
+
+    Args:
+        factory: What makes the network: a name of the laboratory's networks, or ``"package.module:function"``.
+        arguments: What the factory is called with, by place or by name: plain JSON values.
+        report: The sparsity report, as :meth:`sparsecycle.Report.to_dict` gives it.
+        classes: The outputs' names, in order.
+        shape: Of one input.
+        mean: Of each channel of an input, which is subtracted first.
+        std: Of each channel, by which it is divided then.
+    """
+
+    factory: str | None = None
+    arguments: tuple[Any, ...] | dict[str, Any] = ()
+    report: dict[str, Any] | None = None
+    classes: tuple[str, ...] | None = None
+    shape: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of a packed file but the bytes.
+
+    Args:
+        values: What its matrices were asked to be stored as.
+        matrices: Tensors with bytes of their own.
+        dense: All others, by type.
+        names: All tensors' names, in the state_dict's order.
+        ties: Names that are other names of a tensor, and that.
+        about: What else is known.
+    """
+
+    values: str
+    matrices: tuple[Matrix, ...]
+    dense: tuple[Dense, ...]
+    names: tuple[str, ...]
+    ties: dict[str, str] = field(default_factory=dict)
+    about: About = field(default_factory=About)
+
+    @property
+    def stored(self) -> tuple[Matrix | Dense, ...]:
+        """All that has bytes."""
+        return (*self.matrices, *self.dense)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape by its name, in the state_dict's order."""
+        found = {matrix.name: matrix.shape for matrix in self.matrices}
+        for dense in self.dense:
+            found |= dense.shapes
+        return {name: found[self.ties.get(name, name)] for name in self.names}
+
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """Every tensor's type by its name, in the state_dict's order."""
+        found = {matrix.name: matrix.dtype for matrix in self.matrices}
+        for dense in self.dense:
+            found |= dict.fromkeys(dense.shapes, dense.dtype)
+        return {name: DTYPES[found[self.ties.get(name, name)]] for name in self.names}
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the dense model."""
+        return sum(stored.dense_bytes for stored in self.stored)
+
+    def pack(self) -> bytes:
+        """The table as a file has it.
+
+        Raises:
+            ValueError: If something in ``about`` has no JSON.
+        """
+        try:
+            text = json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.about} must be plain JSON values: {error}") from error
+        return compress(text.encode())
+
+    @classmethod
+    def unpack(cls, data: NDArray[np.uint8]) -> Contents:
+        """Read what :meth:`pack` wrote.
+
+        Raises:
+            Broken: If it is not that, or does not fit together.
+        """
+        text = Frame(data).take(_LARGEST + 1, fewer=True)
+        demand(len(text) <= _LARGEST, f"the table of contents has more than {_LARGEST} bytes")
+        try:
+            found: Contents = _read(cls, json.loads(text.tobytes()))
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            raise Broken(f"the table of contents cannot be read ({str(error) or type(error).__name__})") from error
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        for stored in self.stored:
+            try:
+                stored.check()
+            except Broken as error:
+                raise Broken(f"{stored.name}: {error}") from error
+        there = [matrix.name for matrix in self.matrices] + [name for dense in self.dense for name in dense.shapes]
+        demand(len({stored.name for stored in self.stored}) == len(self.stored), "two parts have one name")
+        demand(len(set(there)) == len(there), "a tensor is there twice")
+        demand(sorted([*there, *self.ties]) == sorted(self.names), "the names are not those of the tensors")
+        demand(all(name in there for name in self.ties.values()), "a tie is to a tensor that is not there")
+
+
+def _check_tensor(shape: tuple[int, ...], dtype: str) -> None:
+    demand(dtype in DTYPES, f"its type is {dtype!r}; allowed are {', '.join(DTYPES)}")
+    demand(len(shape) <= _DIMENSIONS, f"it has {len(shape)} dimensions; allowed are {_DIMENSIONS}")
+    demand(min(shape, default=0) >= 0, f"its shape is {shape}")
+
+
+def _read(kind: Any, plain: Any) -> Any:
+    """A plain value as what it is declared to be: a dataclass, a tuple, a dict, a number, a text, or one of several."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        fitting = [option for option in inner if type(plain) is _PLAIN.get(get_origin(option) or option)]
+        return _read(fitting[0] if fitting else inner[0], plain)
+    wanted = _PLAIN.get(origin or kind, dict)
+    if kind is float and type(plain) is int:
+        plain = float(plain)
+    if kind is not Any and type(plain) is not wanted:
+        raise TypeError(f"{str(plain)[:40]!r} is no {wanted.__name__}")
+    if is_dataclass(kind):
+        build: Any = kind
+        types = _types(build)
+        if types.keys() != plain.keys():
+            raise TypeError(f"{', '.join(sorted(types.keys() ^ plain.keys()))[:80]} is too much or too little")
+        return build(**{name: _read(types[name], value) for name, value in plain.items()})
+    if origin is tuple:
+        return tuple(_read(inner[0], value) for value in plain)
+    if origin is dict:
+        return {name: _read(inner[1], value) for name, value in plain.items()}
+    if kind is Any and type(plain) is list:  # as the tuple that it may have been
+        return tuple(_read(Any, value) for value in plain)
+    if kind is Any and type(plain) is dict:
+        return {name: _read(Any, value) for name, value in plain.items()}
+    return plain
+
+
+@functools.cache
+def _types(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+_PLAIN: dict[Any, type] = {tuple: list, dict: dict, str: str, int: int, float: float, bool: bool, NoneType: NoneType}
+"""What JSON has for the types that occur; for all others, which are dataclasses, it has a dict."""

@@ -1,0 +1,72 @@
+"""A network from the factory that a file names, which is called only if that is wanted."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sparsecycle.files.contents import About
+
+__all__ = ["make"]
+
+#: Where the package's own networks are. Named, not imported: reading files does not need the laboratory.
+_OWN = "sparsecycle.lab.models"
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Within, tensors that random numbers were to fill stay as they are: drawing them takes longer than a file does."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        drawn = func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init"
+        words = kwargs or {}
+        return (args or (words["tensor"],))[0] if drawn else func(*args, **words)
+
+
+def make(about: About, allow: Collection[str]) -> nn.Module:
+    """Call the factory of a file, if it is one of the package's own networks or allowed by name.
+
+    A network of the package's own comes without its first weights drawn: all of them are about to be read.
+
+    Raises:
+        ValueError: If the file names none, or one that is not allowed, or that gives no network.
+    """
+    if about.factory is None:
+        raise ValueError("names no factory that makes its network; pass the network: load(path, model)")
+    own = importlib.import_module(_OWN)
+    if about.factory in own.MODELS:
+        try:
+            with _NothingDrawn():
+                made: nn.Module = own.build(about.factory, *_places(about.arguments))
+        except TypeError as error:
+            raise ValueError(f"calls {about.factory!r} with {about.arguments}: {error}") from error
+        return made
+    if about.factory not in allow:
+        raise ValueError(
+            f"names the factory {about.factory!r}, which is not called unless you say so: "
+            f"load(path, model) with your network, or load(path, allow=[{about.factory!r}]) if you trust it"
+        )
+    module, _, function = about.factory.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"names the factory {about.factory!r}, which is not here: {error}") from error
+    arguments = about.arguments
+    found = factory(**arguments) if isinstance(arguments, dict) else factory(*arguments)
+    if not isinstance(found, nn.Module):
+        raise ValueError(f"names the factory {about.factory!r}, which gave a {type(found).__name__} and no network")
+    return found
+
+
+def _places(arguments: tuple[Any, ...] | dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments of the laboratory's networks, an image's shape and the number of classes, by place."""
+    if not isinstance(arguments, dict):
+        return arguments
+    if set(arguments) != {"shape", "classes"}:
+        raise TypeError(f"arguments are {', '.join(arguments) or 'none'}; allowed are shape and classes")
+    return arguments["shape"], arguments["classes"]

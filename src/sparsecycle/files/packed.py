@@ -1,0 +1,461 @@
+"""The packed file: a pruned network in about as few bytes as its weights' entropy.
+
+It is a safetensors file, which any reader of these can open. Each matrix has its bytes under its own name: where its
+weights are (:mod:`~sparsecycle.files.structure`, :mod:`~sparsecycle.files.positions`) and what they are
+(:mod:`~sparsecycle.files.values`). What is no matrix shares the bytes of its type. What everything is stands in the
+table of contents (:mod:`~sparsecycle.files.contents`), whose SHA-256 is in the file's metadata, and which has those of
+all other parts.
+
+Whoever reads such a file need not trust it: nothing in it is executed, all sizes are checked before memory is taken,
+and a model that it does not fit is left as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+from torch import Tensor, nn
+
+from sparsecycle.files import positions
+from sparsecycle.files.broken import Broken, demand
+from sparsecycle.files.container import write_whole
+from sparsecycle.files.contents import DTYPES, About, Contents, Dense, Matrix, dtype_name
+from sparsecycle.files.factory import make
+from sparsecycle.files.narrow import Values, bits_of, narrow, tensor_of, widen
+from sparsecycle.files.structure import Structure, find
+from sparsecycle.files.values import Numbers, encode
+from sparsecycle.report import Report
+
+__all__ = ["KIND", "NAME", "load", "read_contents", "read_state", "save"]
+
+KIND = "packed model"
+NAME = "model.safetensors"
+"""The file's name where it has a folder of its own."""
+
+_VERSION = "1"
+_CONTENTS = "sparsecycle/contents"
+_PIECE = 1 << 13  # elements that are read at a time
+
+Bytes = NDArray[np.uint8]
+Piece = tuple[NDArray[np.int64], Tensor]
+"""Places in a tensor made flat, and the values there, of the tensor's type."""
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    values: Values = "fp32",
+    *,
+    factory: str | None = None,
+    arguments: Iterable[Any] | Mapping[str, Any] = (),
+    report: Report | None = None,
+    classes: Iterable[str] | None = None,
+    shape: Iterable[int] | None = None,
+    mean: Iterable[float] | None = None,
+    std: Iterable[float] | None = None,
+) -> None:
+    """Write a pruned network as small as it gets; :func:`load` reads it.
+
+    The file is written whole or not at all.
+
+    Args:
+        model: The network; what its ``state_dict()`` has is written.
+        path: Where; the folder must be there.
+        values: What weights are stored as, in tensors of two and more dimensions; all others stay as they are.
+            ``"fp32"``: bit for bit. ``"bf16"`` and ``"fp16"``: rounded to nearest. ``"int8"``: multiples, from -127
+            to 127, of a scale of each output channel (each slice along the first dimension), which is the channel's
+            largest magnitude over 127 in bfloat16. Weights that are then 0 count as pruned.
+        factory: What makes the network, so that ``load(path)`` needs no model: one of the laboratory's networks, such
+            as ``"resnet-18"``, or a function of your own, ``"package.module:function"``.
+        arguments: What the factory is called with, by place or by name: plain JSON values. Lists come back as tuples.
+        report: What the sparsifier reported, to be kept.
+        classes: The outputs' names, in order.
+        shape: Of one input.
+        mean: Of each channel of an input, which is subtracted first.
+        std: Of each channel, by which it is divided then.
+
+    Raises:
+        ValueError: If the state has something else than tensors of plain types, a weight is not finite or too large
+            for ``values``, or something else is not allowed.
+    """
+    if values not in get_args(Values):
+        raise ValueError(f"values={values!r}; allowed are {', '.join(get_args(Values))}")
+    about = About(
+        factory,
+        dict(arguments) if isinstance(arguments, Mapping) else tuple(arguments),
+        None if report is None else report.to_dict(),
+        None if classes is None else tuple(classes),
+        None if shape is None else tuple(map(int, shape)),
+        None if mean is None else tuple(map(float, mean)),
+        None if std is None else tuple(map(float, std)),
+    )
+    state, ties = _state(model)
+    parts: dict[str, bytes] = {}
+    matrices = []
+    others: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        if tensor.dim() > 1 and tensor.is_floating_point() and tensor.numel():
+            matrix, parts[name] = _pack_matrix(name, tensor, values)
+            matrices.append(matrix)
+        else:
+            others.setdefault(dtype_name(tensor), {})[name] = tensor
+    dense = []
+    for dtype, tensors in others.items():
+        group, data = _pack_dense(dtype, tensors)
+        parts[group.name] = data
+        dense.append(group)
+    contents = Contents(values, tuple(matrices), tuple(dense), (*state, *ties), ties, about).pack()
+    parts[_CONTENTS] = contents
+    metadata = {"format": "pt", "kind": KIND, "version": _VERSION, "digest": _sha256(contents)}
+    write_whole(path, to_safetensors({n: np.frombuffer(data, np.uint8) for n, data in parts.items()}, metadata))
+
+
+def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state's tensors on the CPU, and the names of those that are others' too."""
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
+    found: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
+            raise ValueError(f"{name} is a {type(tensor).__name__}; a packed file holds plain tensors alone")
+        if dtype_name(tensor) not in DTYPES:
+            raise ValueError(f"{name} is of {tensor.dtype}; a packed file holds {', '.join(DTYPES)}")
+        if name.startswith("sparsecycle/") or tensor.is_meta:
+            raise ValueError(f"{name} cannot be stored: it {'is on meta' if tensor.is_meta else 'has a name of ours'}")
+        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and place in first:
+            ties[name] = first[place]
+            continue
+        first[place] = name
+        found[name] = tensor.detach().cpu()
+    return found, ties
+
+
+def _pack_matrix(name: str, tensor: Tensor, values: Values) -> tuple[Matrix, bytes]:
+    try:
+        stored, bits, scales = narrow(tensor, values)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    mask = bits != 0
+    kept = int(mask.sum())
+    ways = []
+    if 4 * kept > 3 * mask.size:  # else that costs more, whatever the values are
+        way = Structure(mask.shape, (1,) * mask.ndim)
+        ways.append((way, positions.Positions("all", 0, ()), bits.reshape(-1)))
+    if kept < mask.size:
+        coded = [(way, positions.encode(way.flat(mask))) for way in find(mask)]
+        way, where = min(coded, key=lambda way: way[1].size)
+        ways.append((way, where, bits.reshape(-1)[_weights(way, where, kept)]))
+    packed = []
+    for way, where, numbers in ways:
+        alive = [np.packbits(one).tobytes() for one in way.alive if one is not None]
+        scaling, scale_bytes = (None, ()) if scales is None else encode(bits_of(scales), signed=True)
+        form, value_bytes = encode(numbers, signed=True)
+        sections = [*alive, *where.sections, *scale_bytes, *value_bytes]
+        data = b"".join(sections)
+        matrix = Matrix(
+            name=name,
+            shape=tuple(tensor.shape),
+            dtype=dtype_name(tensor),
+            stored=stored,
+            kept=kept,
+            block=way.block,
+            alive=tuple(one is not None for one in way.alive),
+            channels_last=way.channels_last,
+            code=where.code,
+            k=where.k,
+            values=form,
+            scales=scaling,
+            lengths=tuple(map(len, sections)),
+            digest=_digest(data),
+        )
+        packed.append((matrix, data))
+    return min(packed, key=lambda its: len(its[1]))
+
+
+def _weights(way: Structure, where: positions.Positions, kept: int) -> NDArray[np.int64]:
+    """The kept weights' places in the order in which a reader finds them."""
+    sections = [np.frombuffer(section, np.uint8) for section in where.sections]
+    size = math.prod(way.block)
+    found = positions.decode(where.code, where.k, sections, math.prod(way.reduced), kept // size)
+    return np.concatenate([np.empty(0, np.int64), *(its for piece in found for its in way.weights(piece))])
+
+
+def _pack_dense(dtype: str, tensors: Mapping[str, Tensor]) -> tuple[Dense, bytes]:
+    bits = np.concatenate([bits_of(tensor).reshape(-1) for tensor in tensors.values()])
+    form, sections = encode(bits, DTYPES[dtype].is_floating_point)
+    data = b"".join(sections)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return Dense(dtype, shapes, form, tuple(map(len, sections)), _digest(data)), data
+
+
+def _digest(data: bytes | Bytes) -> str:
+    return _sha256(data)[:16]
+
+
+def _sha256(data: bytes | Bytes) -> str:
+    return hashlib.sha256(data if isinstance(data, bytes) else data.data).hexdigest()
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load(
+    path: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    *,
+    allow: Collection[str] = (),
+    limit: int | None = None,
+) -> nn.Module:
+    """Read a network that :func:`save` wrote.
+
+    Nothing in the file is executed. A factory that it names is called only if it is one of the laboratory's networks,
+    or allowed.
+
+    Args:
+        path: The file, or a folder with a ``model.safetensors``.
+        model: The network to fill, on whatever device and in whatever type; None: the file's factory makes it, on the
+            CPU, and it is in evaluation mode.
+        allow: Factories, ``"package.module:function"``, that may be called if the file names them.
+        limit: Bytes that the dense network may take; None: what this machine has.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not whole, or not what was written; if it does not fit the model, which is left as it was
+            then; if there is no model, and no factory that may be called; if it claims more than ``limit``.
+    """
+    path = _file(path)
+    contents = read_contents(path, limit=limit)
+    if model is not None:
+        targets = getattr(model, "_orig_mod", model).state_dict()
+        _compare(path, contents, targets)
+        _unpack(path, contents, {})  # before a weight is touched
+        _unpack(path, contents, targets)
+        return model
+    try:
+        made = make(contents.about, allow)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+    targets = made.state_dict()
+    _compare(path, contents, targets)
+    _unpack(path, contents, targets)
+    return made.eval()
+
+
+def read_state(path: str | os.PathLike[str], *, limit: int | None = None) -> dict[str, Tensor]:
+    """The dense tensors of a packed file by name, in the order of the state_dict that was saved.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: See :func:`load`.
+    """
+    path = _file(path)
+    contents = read_contents(path, limit=limit)
+    dtypes = contents.dtypes
+    state = {name: torch.empty(shape, dtype=dtypes[name]) for name, shape in contents.shapes.items()}
+    state |= {name: state[first] for name, first in contents.ties.items()}
+    _unpack(path, contents, state)
+    return state
+
+
+def read_contents(path: str | os.PathLike[str], *, limit: int | None = None) -> Contents:
+    """The table of contents of a packed file, after a look whether all of its parts are there and as written.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: See :func:`load`.
+    """
+    path = _file(path)
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        if metadata.get("kind") != KIND:
+            raise ValueError(f"{path} is not a {KIND} of sparsecycle, but {metadata.get('kind', 'some other file')!r}")
+        if metadata.get("version") != _VERSION:
+            raise ValueError(f"{path} has format version {metadata.get('version')}; this program reads {_VERSION}")
+        with _saying(path):
+            names = file.keys()
+            demand(_CONTENTS in names, "its table of contents is missing")
+            data = _bytes(file, _CONTENTS)
+            sound = _sha256(data) == metadata.get("digest")
+            demand(sound, "its table of contents was changed after it was written: its digest is another")
+            contents = Contents.unpack(data)
+            expected = {_CONTENTS, *(stored.name for stored in contents.stored)}
+            demand(set(names) == expected, f"its parts are not those of its table: {sorted(set(names) ^ expected)[:3]}")
+            largest = _memory() if limit is None else limit
+            demand(
+                contents.dense_bytes <= largest,
+                f"it claims {contents.dense_bytes:,} bytes of tensors; allowed are {largest:,} (limit)",
+            )
+        for stored in contents.stored:
+            with _saying(path, stored.name):
+                demand(_digest(_bytes(file, stored.name)) == stored.digest, "its bytes were changed: see its digest")
+    return contents
+
+
+def _unpack(path: Path, contents: Contents, targets: Mapping[str, Tensor]) -> None:
+    """Write all tensors into their targets; read and check alone those that have none."""
+    others: dict[str, list[str]] = {}
+    for name, first in contents.ties.items():
+        others.setdefault(first, []).append(name)
+    for stored in contents.stored:
+        # Opened anew, so that what was read of the file does not stay in memory.
+        with _saying(path, stored.name), _opened(path) as file:
+            data = _bytes(file, stored.name)
+            demand(_digest(data) == stored.digest, "its bytes have changed since it was opened")
+            for name, dtype, shape, pieces in _tensors(stored, data):
+                names = [its for its in (name, *others.get(name, ())) if its in targets]
+                _fill([targets[its] for its in names], dtype, shape, pieces)
+
+
+def _tensors(
+    stored: Matrix | Dense, data: Bytes
+) -> Iterator[tuple[str, torch.dtype, tuple[int, ...], Iterator[Piece]]]:
+    if isinstance(stored, Matrix):
+        yield stored.name, DTYPES[stored.dtype], stored.shape, _read_matrix(stored, data)
+        return
+    dtype = DTYPES[stored.dtype]
+    numbers = Numbers(
+        stored.values, _split(data, stored.lengths), stored.weights, 8 * dtype.itemsize, dtype.is_floating_point
+    )
+    for name, shape in stored.shapes.items():
+        yield name, dtype, shape, _read_dense(numbers, dtype, math.prod(shape))
+    numbers.end()
+
+
+def _read_dense(numbers: Numbers, dtype: torch.dtype, size: int) -> Iterator[Piece]:
+    for begin in range(0, size, _PIECE):
+        count = min(_PIECE, size - begin)
+        yield np.arange(begin, begin + count), tensor_of(numbers.take(count), dtype)
+
+
+def _read_matrix(matrix: Matrix, data: Bytes) -> Iterator[Piece]:
+    sections = _split(data, matrix.lengths)
+    way = _structure(matrix, sections)
+    dense = matrix.code == "all" and way.plain
+    size = math.prod(way.block)
+    demand(matrix.kept % size == 0, f"{matrix.kept} weights are kept, in blocks of {size}")
+    last = sum(matrix.alive)
+    end = len(sections) - (4 if matrix.scales else 2)
+    demand(last <= end, f"it has {len(sections)} parts")
+    kept = matrix.weights if dense else matrix.kept
+    places = positions.decode(matrix.code, matrix.k, sections[last:end], math.prod(way.reduced), kept // size)
+    width = 1 if matrix.stored == "int8" else DTYPES[matrix.stored].itemsize
+    numbers = Numbers(matrix.values, sections[-2:], kept, 8 * width, True)
+    scales = None
+    if matrix.scales:
+        reader = Numbers(matrix.scales, sections[-4:-2], matrix.shape[0], 16, True)
+        scales = tensor_of(reader.take(matrix.shape[0]), torch.bfloat16)
+        reader.end()
+    row = matrix.weights // max(1, matrix.shape[0])
+    found = 0
+    for piece in places:
+        for where in way.weights(piece):
+            of_each = None if scales is None else scales[torch.from_numpy(where // row)]
+            bits = numbers.take(len(where))
+            found += int(np.count_nonzero(bits))
+            yield where, widen(bits, matrix.stored, DTYPES[matrix.dtype], of_each)
+    numbers.end()
+    demand(found == matrix.kept, f"{found} weights are not zero, where {matrix.kept} are said to be")
+
+
+def _structure(matrix: Matrix, sections: Sequence[Bytes]) -> Structure:
+    demand(len(sections) >= sum(matrix.alive), f"it has {len(sections)} parts")
+    alive: list[NDArray[np.bool_] | None] = []
+    bitmaps = iter(sections)
+    for there, n, b in zip(matrix.alive, matrix.shape, matrix.block, strict=False):
+        if not there:
+            alive.append(None)
+            continue
+        bits = next(bitmaps)
+        demand(b > 0 and len(bits) == -(-(n // b) // 8), "its living channels are not as many as it has channels")
+        alive.append(np.unpackbits(bits, count=n // b).astype(bool))
+    return Structure(matrix.shape, matrix.block, tuple(alive), matrix.channels_last)
+
+
+def _split(data: Bytes, lengths: Sequence[int]) -> list[Bytes]:
+    demand(sum(lengths) == len(data), f"its parts have {sum(lengths)} bytes, and there are {len(data)}")
+    ends = np.cumsum([0, *lengths]).tolist()
+    return [data[begin:end] for begin, end in itertools.pairwise(ends)]
+
+
+def _fill(targets: Sequence[Tensor], dtype: torch.dtype, shape: tuple[int, ...], pieces: Iterator[Piece]) -> None:
+    """Write a tensor into each of its targets, straight into their memory where that lies as the file's does."""
+    direct = [t for t in targets if t.is_cpu and t.dtype == dtype and t.is_contiguous()]
+    others = [t for t in targets if not any(t is one for one in direct)]
+    beside = [torch.empty(shape, dtype=dtype)] if others else []
+    # By numpy, which does not wait for other threads.
+    memory = [bits_of(t.detach()).reshape(-1) for t in (*direct, *beside)]
+    for flat in memory:
+        flat.fill(0)
+    for where, values in pieces:
+        bits = bits_of(values)
+        for flat in memory:
+            flat[where] = bits
+    for target in others:
+        target.detach().copy_(beside[0])
+
+
+def _compare(path: Path, contents: Contents, targets: Mapping[str, Tensor]) -> None:
+    shapes = contents.shapes
+    wrong = [f"it lacks {name}" for name in targets if name not in shapes]
+    for name, shape in shapes.items():
+        if name not in targets:
+            wrong.append(f"the network has no {name}")
+        elif tuple(targets[name].shape) != shape:
+            wrong.append(f"{name} has shape {shape} there, {tuple(targets[name].shape)} in the network")
+    if wrong:
+        more = f", and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise ValueError(f"{path} is of another network: {'; '.join(wrong[:4])}{more}")
+
+
+def _bytes(file: Any, name: str) -> Bytes:
+    part = file.get_slice(name)
+    demand(part.get_dtype() == "U8" and len(part.get_shape()) == 1, f"{name} is no sequence of bytes")
+    data: Bytes = file.get_tensor(name)
+    return data
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+@contextmanager
+def _saying(path: Path, name: str = "") -> Iterator[None]:
+    """What is broken within is in this file, and in this part of it."""
+    try:
+        yield
+    except Broken as error:
+        raise ValueError(f"{path}{f': {name}' if name else ''}: {error}") from error
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    return Path(path) / NAME if Path(path).is_dir() else Path(path)
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory; 16 GiB where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 1 << 34
