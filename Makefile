@@ -34,7 +34,7 @@ demo: $(READY)
 $(READY): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt cmake nanobind ninja scikit-build-core
-	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable ".[lab,dev]" \
+	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable ".[lab,export,dev]" \
 		--config-settings=build-dir=build/editable --config-settings=cmake.define.SPARSECYCLE_NATIVE=ON
 	touch $@
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sparsecycle import __version__, native
 from sparsecycle.cli import main
@@ -31,6 +32,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "  train " in out
     assert "  compare " in out
     assert "  bench " in out
+    assert "  export " in out
 
 
 def test_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,6 +51,13 @@ def test_help_of_a_command_has_its_groups_and_the_data_sets_defaults(
     assert "--epochs INT" in out
     assert "--recipe" not in out
     assert "(default: resnet-20)" in " ".join(out.replace("│", "").split())
+
+
+def test_help_of_export_has_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--help"]) == 0
+    out = capsys.readouterr().out
+    for option in ("MODEL", "--to {onnx,torch,openvino}", "--output", "--sparse, --no-sparse", "--shape", "--allow"):
+        assert option in out
 
 
 def test_help_of_bench_has_its_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,12 +93,21 @@ def test_help_of_bench_has_its_options(capsys: pytest.CaptureFixture[str]) -> No
         (["bench", "--update", "--json", "no/such/folder/a.json"], "there is no folder"),
         (["bench", "--update", "--model", "vgg-16", "--shape", "3", "8", "8"], "at least 16 pixels"),
         (["bench", "--update", "--classes", "0"], "classes is 0"),
+        (["exprot"], "did you mean 'export'?"),
+        (["export", "net.pt2"], "--to"),
+        (["export", "--to", "onnx"], "MODEL"),
+        (["export", "net.pt2", "--to", "onx"], "openvino"),
+        (["export", "net.pt2", "--to", "torch", "--sparse"], "sparse is for --to onnx alone, not for torch"),
+        (["export", "net.pt2", "--to", "onnx", "--shape", "3", "32", "32"], "shape=(3, 32, 32)"),
+        (["export", "runs/a", "--to", "torch", "--shape", "3", "32", "32"], "shape=(3, 32, 32)"),
+        (["export", "runs/a", "--to", "onnx", "--shape", "3", "0"], "shape=(3, 0)"),
+        (["export", "runs/a", "--to", "onnx", "--output", "no/such/folder/a.onnx"], "there is no folder"),
     ],
 )
 def test_usage_errors_end_with_2_and_name_what_is_near(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    extra = [] if words[0] in ("trian", "bench") else ["--runs", str(tmp_path / "runs")]
+    extra = [] if words[0] in ("trian", "bench", "exprot", "export") else ["--runs", str(tmp_path / "runs")]
     assert main([*words, *extra]) == 2
     err = capsys.readouterr().err
     assert message in err
@@ -212,6 +230,21 @@ def test_words_for_a_method_that_does_not_take_them_are_usage_errors(
     assert not (tmp_path / "runs").exists(), "nothing is begun"
 
 
+def test_compare_looks_at_the_weights_before_anything_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"fc1.weight": torch.ones(300, 64)}, tmp_path / "net.pt")
+    words = ["compare", "--runs", str(tmp_path / "runs"), "--init", str(tmp_path / "net.pt")]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert f"error: {tmp_path / 'net.pt'}: these are not the weights of this model; 5 of the model's tensors are" in err
+    assert main([*words[:-1], str(tmp_path / "gone.pt")]) == 1
+    assert "gone.pt" in capsys.readouterr().err
+    assert main([*words[:3], "--mean", "0.1", "0.2"]) == 2
+    assert "mean=(0.1, 0.2)" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_missing_ticket_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone = tmp_path / "gone.safetensors"
     assert main(["train", "--method", "ticket", "--ticket", str(gone), "--runs", str(tmp_path / "runs")]) == 1
@@ -278,6 +311,29 @@ def test_bench_of_a_file_keeps_the_figures(tmp_path: Path, monkeypatch: pytest.M
 def test_bench_of_no_file_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "net.pt2"]) == 1
     assert "error: there is no file net.pt2" in capsys.readouterr().err
+
+
+def test_export_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exported = torch.export.export(torch.nn.Linear(3, 2), (torch.ones(1, 3),))
+    torch.export.save(exported, tmp_path / "net.pt2")
+    assert main(["export", str(tmp_path / "net.pt2"), "--to", "torch"]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'net.pt'}: ")
+    assert torch.load(tmp_path / "net.pt", weights_only=True)["weight"].shape == (2, 3)
+
+
+def test_export_names_what_must_be_installed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = torch.export.export(torch.nn.Linear(3, 2), (torch.ones(1, 3),))
+    torch.export.save(exported, tmp_path / "net.pt2")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert main(["export", str(tmp_path / "net.pt2"), "--to", "onnx"]) == 1
+    assert capsys.readouterr().err == "error: ONNX needs the package onnx: pip install 'sparsecycle[export]'\n"
+
+
+def test_export_of_no_file_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "net.pt2", "--to", "onnx"]) == 1
+    assert capsys.readouterr().err == "error: there is no file net.pt2\n"
 
 
 def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

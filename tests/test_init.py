@@ -13,7 +13,9 @@ SOURCE = Path(sparsecycle.__file__).parent
 WORDS = {"schedules", "criteria", "scopes", "recovery"}
 #: What each module may use of the package, from the bottom up; drawing is asked for anywhere.
 ALLOWED = {
-    **{name: set() for name in [*WORDS, "_matplotlib", "files", "names", "report"]},
+    **{name: set() for name in [*WORDS, "_matplotlib", "modes", "names"]},
+    "report": {"modes"},
+    "files": {"modes", "names", "report"},
     "selection": {"native"},
     "masks": {"native"},
     "saliency": {"criteria"},
@@ -24,11 +26,12 @@ ALLOWED = {
     "sparsifier": {*WORDS, "names", "prunable", "plan", "pruner", "masks", "report"},
     "methods": {*WORDS, "saliency", "prunable", "sparsifier"},
     "tickets": {*WORDS, "files", "names", "prunable", "selection", "masks", "sparsifier"},
-    "runtime": {"files", "native"},
-    "__init__": {*WORDS, "saliency", "report", "sparsifier", "methods", "runtime", "tickets"},
+    "runtime": {"files", "modes", "native"},
+    "__init__": {*WORDS, "saliency", "files", "report", "sparsifier", "methods", "runtime", "tickets"},
 }
 MODULES = sorted(path.stem for path in SOURCE.glob("*.py"))
 TICKETS = sorted(f"tickets/{path.stem}" for path in SOURCE.glob("tickets/*.py"))
+FILES = sorted(f"files/{path.stem}" for path in SOURCE.glob("files/*.py"))
 RUNTIME = sorted(f"runtime/{path.stem}" for path in SOURCE.glob("runtime/*.py"))
 
 
@@ -83,7 +86,7 @@ def test_every_schedule_and_criterion_is_public() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_run_one_way(module: str) -> None:
     if module == "cli":
-        assert imports(module) <= {"lab", "names", "__version__", "methods", "sparsifier"}
+        assert imports(module) <= {"files", "lab", "names", "__version__", "methods", "sparsifier"}
     else:
         assert imports(module) <= ALLOWED[module] | {"_matplotlib"}
 
@@ -91,6 +94,11 @@ def test_imports_run_one_way(module: str) -> None:
 @pytest.mark.parametrize("module", TICKETS)
 def test_imports_of_tickets_run_one_way(module: str) -> None:
     assert imports(module) <= ALLOWED["tickets"] | {"tickets"}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_of_files_run_one_way(module: str) -> None:
+    assert imports(module) <= ALLOWED["files"] | {"files"}
 
 
 @pytest.mark.parametrize("module", RUNTIME)
@@ -101,11 +109,12 @@ def test_imports_of_the_runtime_run_one_way(module: str) -> None:
 def test_all_modules_are_looked_at() -> None:
     assert {"runtime/__init__", "runtime/graph"} <= set(RUNTIME)
     assert {"tickets/__init__", "tickets/colt"} <= set(TICKETS)
-    assert set(MODULES) - {"cli"} == set(ALLOWED) - {"runtime", "tickets"}
+    assert {"files/__init__", "files/packed"} <= set(FILES)
+    assert set(MODULES) - {"cli"} == set(ALLOWED) - {"files", "runtime", "tickets"}
 
 
 def test_every_module_names_what_is_public() -> None:
-    for module in {*MODULES, *RUNTIME, *TICKETS} - {"_matplotlib"}:
+    for module in {*MODULES, *FILES, *RUNTIME, *TICKETS} - {"_matplotlib"}:
         tree = ast.parse((SOURCE / f"{module}.py").read_text(encoding="utf-8"))
         names = [
             target.id

@@ -142,6 +142,8 @@ def test_at_most_is_never_exceeded() -> None:
     assert kept(share_out("uniform", [(10,), (10,)], 0.5, at_most=[2, 10])) == [2, 8]
     assert kept(share_out("uniform", [(10,), (10,)], 0.5, at_most=[2, 3])) == [2, 3]  # there are no more
     assert kept(share_out("uniform", [(10,), (10,)], 0.5, floor=4, at_most=[2, 10])) == [2, 8]
+    for still, keep in ((8, 8), (12, 10)):
+        assert share_out("global", [(10,), (10,)], 0.5, at_most=[still]) == [Share((0, 1), keep)]
 
 
 # Layers with their own sparsities.

@@ -2,6 +2,8 @@
 
 from sparsecycle import methods, runtime
 from sparsecycle.criteria import Magnitude, MagnitudeGain, Movement, Random, Taylor
+from sparsecycle.files.inspection import inspect
+from sparsecycle.files.packed import load, save
 from sparsecycle.recovery import Recovery, Regrow
 from sparsecycle.report import Report
 from sparsecycle.saliency import SNIP, GraSP, SynFlow
@@ -52,7 +54,10 @@ __all__ = [
     "Ticket",
     "__version__",
     "colt",
+    "inspect",
+    "load",
     "lottery_ticket",
     "methods",
     "runtime",
+    "save",
 ]

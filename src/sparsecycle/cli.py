@@ -1,4 +1,4 @@
-"""The command ``sparsecycle``: train one network, compare methods, or measure speeds."""
+"""The command ``sparsecycle``: train one network, compare methods, measure speeds, or hand a network on."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ commands:
   train      train one network, dense or pruned by one method, once a seed
   compare    compare methods and sparsities with the dense network, over several seeds
   bench      measure on this machine how fast a pruned network runs, and what pruning costs
+  export     write a pruned network as ONNX, for OpenVINO, or as a plain PyTorch state_dict
 
   sparsecycle COMMAND --help lists the command's options.
 
@@ -38,6 +39,7 @@ examples:
   sparsecycle compare --config FILE.yaml  options from a file; flags override them
   sparsecycle bench pruned.pt2            a forward pass, beside the dense engines
   sparsecycle bench --update --model resnet-18
+  sparsecycle export runs/NAME --to onnx  a trained network, checked with onnxruntime
 """
 
 
@@ -58,7 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"sparsecycle {__version__}")
         return 0
-    commands: dict[str, Callable[[list[str]], int]] = {"train": _train, "compare": _compare, "bench": _bench}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": _train,
+        "compare": _compare,
+        "bench": _bench,
+        "export": _export,
+    }
     if words[0] not in commands:
         from sparsecycle.names import nearest
 
@@ -69,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # tyro has printed the help, or what is wrong.
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
-        goes_on = "; the same command takes the runs up where they are" if words[0] != "bench" else ""
+        goes_on = "; the same command takes the runs up where they are" if words[0] in ("train", "compare") else ""
         return _error(f"interrupted{goes_on}", 130)
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
@@ -111,6 +118,7 @@ def _train(words: list[str]) -> int:
 def _compare(words: list[str]) -> int:
     from rich.console import Console
 
+    from sparsecycle.files.weights import load_weights
     from sparsecycle.lab import data, hardware, models, outcome
     from sparsecycle.lab.comparison import plan, tabulate
     from sparsecycle.lab.options import Compare, parse, usage
@@ -123,7 +131,10 @@ def _compare(words: list[str]) -> int:
     # Once here, so that what every run would stumble over is said once, and data is downloaded by one process.
     images = data.load(options.data)
     with usage():
-        models.build(options.model, images.shape, len(images.classes))
+        images.normalised_by(options.mean, options.std)
+        model = models.build(options.model, images.shape, len(images.classes))
+        if options.init:
+            load_weights(options.init, model)
     results, failures = run_experiments(experiments, options.runs, jobs=jobs, device=options.device)
     for failure in failures:
         name = f"{failure.experiment.method} {failure.experiment.sparsity:g} seed {failure.experiment.seed}"
@@ -166,6 +177,13 @@ def _bench(words: list[str]) -> int:
         updates = report.bench_update(subject, threads=threads, seconds=seconds)
     print(report.summary(updates, trained))
     report.write(options.json, {**updates, **(trained or {})})
+    return 0
+
+
+def _export(words: list[str]) -> int:
+    from sparsecycle.lab.export import export, parse
+
+    print(export(parse(words, "sparsecycle export")))
     return 0
 
 

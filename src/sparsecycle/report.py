@@ -13,10 +13,12 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from sparsecycle.modes import evaluating
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LayerReport", "Report", "multiply_adds", "report_on"]
+__all__ = ["LayerReport", "Report", "multiply_adds", "report_on", "table"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Report:
         left = self.kept_multiply_adds
         total = ["all", "", f"{self.weights:,}", f"{self.kept:,}", f"{self.achieved:.2%}"]
         total += [] if left is None else [f"{left:.1%} left"]
-        lines = _table(head, [*rows, total])
+        lines = table(head, [*rows, total])
         lines.append(
             f"requested {self.requested:.4%}, achieved {self.achieved:.4%} at step {self.steps[0]} of {self.steps[1]}"
         )
@@ -196,14 +198,8 @@ def multiply_adds(model: nn.Module, example_inputs: Any, names: Sequence[str]) -
     Products of activations with activations (attention's scores) are in the model's count alone, as pruning does not
     touch them. What the counter does not know, such as ``nn.Bilinear``, counts as 0.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with _counted_operators(model), FlopCounterMode(display=False) as counter:
-            model(*example_inputs) if isinstance(example_inputs, tuple | list) else model(example_inputs)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(model), _counted_operators(model), FlopCounterMode(display=False) as counter:
+        model(*example_inputs) if isinstance(example_inputs, tuple | list) else model(example_inputs)
     root = type(model).__name__
     totals = {"": 0} | {
         name.removeprefix(root).removeprefix("."): sum(n for op, n in ops.items() if op not in _OF_ACTIVATIONS) // 2
@@ -232,12 +228,12 @@ def multiply_adds(model: nn.Module, example_inputs: Any, names: Sequence[str]) -
     return shares, counter.get_total_flops() // 2
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Lines of a plain table: names and shapes to the left, numbers to the right, rules below head and layers."""
+def table(head: list[str], rows: list[list[str]], left: int = 2) -> list[str]:
+    """Lines of a plain table: the first columns to the left, all others to the right, the last row below a rule."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
     def line(row: list[str]) -> str:
-        cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         return "  ".join(cells).rstrip()
 
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))

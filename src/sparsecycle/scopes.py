@@ -46,7 +46,7 @@ def share_out(
         shapes: The layers' weight shapes.
         sparsity: Share of all weights to prune. None, with a list of sparsities only, leaves the rest dense.
         floor: Kept weights that every layer is left with at least (or all it has), unless everything is pruned.
-        at_most: Weights that each layer still has, where none may come back.
+        at_most: Weights that each layer still has, or all that compete together, where none may come back.
 
     Raises:
         ValueError: If the floor, or the layers' own sparsities, cannot be had at this sparsity.
@@ -59,7 +59,7 @@ def share_out(
     keep = sum(sizes) - round(sparsity * sum(sizes))
     floors = _floors(sizes, keep, floor, sparsity)
     if scope == "global":
-        return [Share(tuple(range(len(sizes))), keep)]
+        return [Share(tuple(range(len(sizes))), keep if at_most is None else min(keep, sum(at_most)))]
     densities = {"uniform": _uniform, "erk": _erk}[scope](shapes, keep)
     quotas = [density * size for density, size in zip(densities, sizes, strict=True)]
     upper = sizes if at_most is None else [min(u, size) for u, size in zip(at_most, sizes, strict=True)]

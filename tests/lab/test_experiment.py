@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sparsecycle.lab.catalogue import NAMES
 from sparsecycle.lab.experiment import Experiment
@@ -51,6 +52,18 @@ def test_words_are_what_was_said_of_the_pruning(settings: dict[str, Any], expect
         ({"scope": "gobal"}, "did you mean 'global'"),
         ({"recovery": "sotred"}, "recovery='sotred' is not known; allowed are paper, none, .*did you mean 'stored'"),
         ({"update": "batch"}, "allowed are epoch, step"),
+        (
+            {"init": "a.pt", "method": "ticket", "ticket": "b"},
+            "init='a.pt' with ticket='b': a ticket has weights of its",
+        ),
+        ({"keep_zeros": True}, r"keep_zeros=True needs a file with zeros: init \(--init FILE\) is empty"),
+        (
+            {"keep_zeros": True, "init": "a", "method": "rigl"},
+            "the method 'rigl' may .*; allowed are dense, magnitude, snip",
+        ),
+        ({"keep_zeros": True, "init": "a", "recovery": "zero"}, "recovery='zero', which brings zeros back"),
+        ({"mean": (0.5, float("nan"))}, r"mean=\(0.5, nan\); allowed are finite numbers, one a channel"),
+        ({"std": (float("inf"),)}, r"std=\(inf,\); allowed are finite"),
         ({"sparsity": 90}, "sparsity=90; allowed is a share"),
         ({"sparsity": True}, "sparsity=True; allowed is a share"),
         ({"seed": -1}, "seed=-1"),
@@ -158,6 +171,31 @@ def test_a_ticket_that_is_saved_again_is_the_same(tmp_path: Path) -> None:
     files = [save(tmp_path / f"{i}.safetensors", 3) for i in range(10)]
     folders = {Experiment(method="ticket", ticket=file).folder(tmp_path).path for file in files}
     assert len(folders) == 1
+
+
+def test_weights_to_begin_with_are_what_is_in_their_file(tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(6.0)}, tmp_path / "a.pt")
+    torch.save({"state_dict": {"w": torch.arange(6.0)}, "epoch": 3}, tmp_path / "b.th")
+    save_file({"w": torch.arange(6.0)}, tmp_path / "c.safetensors")
+    torch.save({"w": -torch.arange(6.0)}, tmp_path / "d.pt")
+    folders = [
+        Experiment(init=str(tmp_path / name)).folder("runs") for name in ("a.pt", "b.th", "c.safetensors", "d.pt")
+    ]
+    assert folders[0].config == folders[1].config == folders[2].config
+    assert str(tmp_path) not in str(folders[0].config)
+    assert len({it.path for it in [*folders, Experiment().folder("runs")]}) == 3
+
+
+def test_what_came_later_is_in_the_configuration_only_where_it_is_said(tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(6.0)}, tmp_path / "a.pt")
+    base = Experiment(init=str(tmp_path / "a.pt"))
+    changes: dict[str, Any] = {"keep_zeros": True, "mean": (0.4,), "std": (0.2,)}
+    others = [replace(base, **{name: value}) for name, value in changes.items()]
+    assert len({it.folder(tmp_path).path for it in [base, *others]}) == 4
+    assert not {"init", *changes} & set(Experiment().config())
+    assert {"init", *changes} & set(base.config()) == {"init"}
+    assert replace(base, mean=(0, 1)).config()["mean"] == [0.0, 1.0]
+    assert replace(base, mean=(0, 1)).folder(tmp_path).path == replace(base, mean=(0.0, 1.0)).folder(tmp_path).path
 
 
 def test_a_missing_ticket_is_named(tmp_path: Path) -> None:

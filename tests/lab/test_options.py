@@ -114,6 +114,14 @@ def test_a_default_time_is_dropped_for_a_method_that_does_not_take_it_and_a_give
     assert train("--end", "0.3").experiment(["one-shot"]).end == 0.3
 
 
+def test_weights_to_begin_with_and_their_normalisation(file: Path) -> None:
+    file.write_text("init: a.pt\nkeep-zeros: true\nmean: [0.4, 0.5, 0.6]\n")
+    options = compare("--config", str(file), "--std", ".1", ".2", ".3", "--no-keep-zeros")
+    it = options.experiment(options.methods)
+    assert (it.init, it.keep_zeros, it.mean, it.std) == ("a.pt", False, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    assert train("--init", "a.pt", "--keep-zeros").experiment(["progressive"]).keep_zeros
+
+
 def test_all_methods(file: Path) -> None:
     assert compare("--methods", "all").methods == METHODS
     file.write_text("methods: all\n")

@@ -39,8 +39,11 @@ DTYPES = {
 }
 """The types that a packed file can hold, by their names in it."""
 
+_FLOATING = [name for name, dtype in DTYPES.items() if dtype.is_floating_point]
+
 _LARGEST = 1 << 24  # bytes of the table, unpacked
 _DIMENSIONS = 32  # at most, of a tensor
+_SIZE = 1 << 48  # elements, at most, of a tensor; so that no product of sizes overflows
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -102,10 +105,14 @@ class Matrix:
 
     def check(self) -> None:
         """Raise :class:`Broken` if it does not fit together."""
-        _check_tensor(self.shape, self.dtype)
-        demand(self.stored in ("int8", *DTYPES), f"values are stored as {self.stored!r}")
+        _check_dtype(self.dtype)
+        _check_shape(self.shape)
+        demand(len(self.shape) > 1 and self.weights > 0, f"its shape is {self.shape}, which is no matrix's")
+        demand(DTYPES[self.dtype].is_floating_point, f"its type is {self.dtype!r}, which is no matrix's")
+        whole = self.stored == "int8"
+        demand(whole or self.stored in _FLOATING, f"values are stored as {self.stored!r}")
         demand(0 <= self.kept <= self.weights, f"{self.kept} of {self.weights} weights are kept")
-        demand((self.stored == "int8" != self.dtype) == bool(self.scales), "scales are there if values are int8 alone")
+        demand(whole == (self.scales is not None), "scales are there if values are int8 alone")
         demand(min(self.lengths, default=0) >= 0, f"a part has {min(self.lengths, default=0)} bytes")
 
 
@@ -144,9 +151,10 @@ class Dense:
 
     def check(self) -> None:
         """Raise :class:`Broken` if it does not fit together."""
+        _check_dtype(self.dtype)
         for name, shape in self.shapes.items():
             try:
-                _check_tensor(shape, self.dtype)
+                _check_shape(shape)
             except Broken as error:
                 raise Broken(f"{name}: {error}") from error
         demand(min(self.lengths, default=0) >= 0, f"a part has {min(self.lengths, default=0)} bytes")
@@ -225,13 +233,17 @@ class Contents:
         """The table as a file has it.
 
         Raises:
-            ValueError: If something in ``about`` has no JSON.
+            ValueError: If something in ``about`` has no JSON, or :meth:`unpack` would refuse the table.
         """
+        self._check()
         try:
             text = json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.about} must be plain JSON values: {error}") from error
-        return compress(text.encode())
+        data = text.encode()
+        if len(data) > _LARGEST:
+            raise ValueError(f"the table of contents takes {len(data)} bytes; allowed are {_LARGEST}")
+        return compress(data)
 
     @classmethod
     def unpack(cls, data: NDArray[np.uint8]) -> Contents:
@@ -262,10 +274,15 @@ class Contents:
         demand(all(name in there for name in self.ties.values()), "a tie is to a tensor that is not there")
 
 
-def _check_tensor(shape: tuple[int, ...], dtype: str) -> None:
+def _check_dtype(dtype: str) -> None:
     demand(dtype in DTYPES, f"its type is {dtype!r}; allowed are {', '.join(DTYPES)}")
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
     demand(len(shape) <= _DIMENSIONS, f"it has {len(shape)} dimensions; allowed are {_DIMENSIONS}")
-    demand(min(shape, default=0) >= 0, f"its shape is {shape}")
+    # Empty tensors too: torch multiplies the other sizes for their strides.
+    size = math.prod(n for n in shape if n)
+    demand(min(shape, default=0) >= 0 and size <= _SIZE, f"its shape is {shape}")
 
 
 def _read(kind: Any, plain: Any) -> Any:
@@ -275,6 +292,8 @@ def _read(kind: Any, plain: Any) -> Any:
         fitting = [option for option in inner if type(plain) is _PLAIN.get(get_origin(option) or option)]
         return _read(fitting[0] if fitting else inner[0], plain)
     wanted = _PLAIN.get(origin or kind, dict)
+    if kind in (int, float) and type(plain) is int and abs(plain) >= 1 << 64:
+        raise ValueError(f"{str(plain)[:40]}... is no number of 64 bits")
     if kind is float and type(plain) is int:
         plain = float(plain)
     if kind is not Any and type(plain) is not wanted:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -28,25 +29,34 @@ class _NothingDrawn(TorchFunctionMode):
         return (args or (words["tensor"],))[0] if drawn else func(*args, **words)
 
 
-def make(about: About, allow: Collection[str]) -> nn.Module:
+def make(about: About, allow: Collection[str], check: Callable[[nn.Module], None]) -> nn.Module:
     """Call the factory of a file, if it is one of the package's own networks or allowed by name.
 
-    A network of the package's own comes without its first weights drawn: all of them are about to be read.
+    A network of the package's own comes without its first weights drawn: all of them are about to be read. The file's
+    arguments may ask for any size of it, so that it is first made without memory, and checked.
+
+    Args:
+        about: What the file says of its factory.
+        allow: Factories that may be called.
+        check: Raises ValueError if a network is not that of the file.
 
     Raises:
-        ValueError: If the file names none, or one that is not allowed, or that gives no network.
+        ValueError: If the file names none, or one that is not allowed, or that gives no network, or another one.
     """
     if about.factory is None:
         raise ValueError("names no factory that makes its network; pass the network: load(path, model)")
     own = importlib.import_module(_OWN)
     if about.factory in own.MODELS:
-        try:
-            with _NothingDrawn():
-                made: nn.Module = own.build(about.factory, *_places(about.arguments))
-        except TypeError as error:
-            raise ValueError(f"calls {about.factory!r} with {about.arguments}: {error}") from error
+        with _NothingDrawn():
+            try:
+                with torch.device("meta"):
+                    outline: nn.Module = own.build(about.factory, *_places(about.arguments))
+            except (ArithmeticError, RuntimeError, TypeError) as error:
+                raise ValueError(f"calls {about.factory!r} with {about.arguments}: {error}") from error
+            check(outline)
+            made: nn.Module = own.build(about.factory, *_places(about.arguments))
         return made
-    if about.factory not in allow:
+    if about.factory not in ([allow] if isinstance(allow, str) else allow):
         raise ValueError(
             f"names the factory {about.factory!r}, which is not called unless you say so: "
             f"load(path, model) with your network, or load(path, allow=[{about.factory!r}]) if you trust it"
@@ -60,6 +70,7 @@ def make(about: About, allow: Collection[str]) -> nn.Module:
     found = factory(**arguments) if isinstance(arguments, dict) else factory(*arguments)
     if not isinstance(found, nn.Module):
         raise ValueError(f"names the factory {about.factory!r}, which gave a {type(found).__name__} and no network")
+    check(found)
     return found
 
 

@@ -39,14 +39,16 @@ def narrow(tensor: Tensor, values: Values) -> tuple[str, Bits, Tensor | None]:
         return dtype_name(tensor), _without_sign(bits_of(tensor)), None
     if not torch.isfinite(tensor).all():
         raise ValueError(f"a weight is NaN or infinite, and has no place in {values}; values='fp32' stores it as it is")
+    rounded = tensor.to(_NARROWER.get(values, torch.float32))
+    if not torch.isfinite(rounded).all():
+        raise ValueError(f"its largest magnitude is {float(tensor.abs().max()):g}, too much for {values}")
     if values != "int8":
-        rounded = tensor.to(_NARROWER[values])
-        if not torch.isfinite(rounded).all():
-            raise ValueError(f"its largest magnitude is {float(tensor.abs().max()):g}, too much for {values}")
         return dtype_name(rounded), _without_sign(bits_of(rounded)), None
-    rows = tensor.reshape(len(tensor), -1).float()
+    rows = rounded.reshape(len(rounded), -1)
     scales = (rows.abs().amax(1) / _LARGEST).bfloat16()
-    scales[scales == 0] = scales.max() if scales.any() else 1  # of channels without weights: any will do
+    # Of channels without weights any will do. A scale below the normal numbers would be too coarse for its channel.
+    normal = scales >= torch.finfo(scales.dtype).tiny
+    scales[~normal] = scales.max() if normal.any() else 1
     whole = (rows / scales.float()[:, None]).round().clamp(-_LARGEST, _LARGEST).to(torch.int8).numpy()
     bits = np.abs(whole).astype(np.uint8) | (whole < 0).astype(np.uint8) << 7
     return "int8", bits.reshape(tensor.shape), scales

@@ -38,7 +38,7 @@ from sparsecycle.files.structure import Structure, find
 from sparsecycle.files.values import Numbers, encode
 from sparsecycle.report import Report
 
-__all__ = ["KIND", "NAME", "load", "read_contents", "read_state", "save"]
+__all__ = ["KIND", "NAME", "file_in", "load", "read_contents", "read_state", "save"]
 
 KIND = "packed model"
 NAME = "model.safetensors"
@@ -99,12 +99,12 @@ def save(
         factory,
         dict(arguments) if isinstance(arguments, Mapping) else tuple(arguments),
         None if report is None else report.to_dict(),
-        None if classes is None else tuple(classes),
+        None if classes is None else tuple(map(str, classes)),
         None if shape is None else tuple(map(int, shape)),
         None if mean is None else tuple(map(float, mean)),
         None if std is None else tuple(map(float, std)),
     )
-    state, ties = _state(model)
+    state, ties, names = _state(model)
     parts: dict[str, bytes] = {}
     matrices = []
     others: dict[str, dict[str, Tensor]] = {}
@@ -119,21 +119,24 @@ def save(
         group, data = _pack_dense(dtype, tensors)
         parts[group.name] = data
         dense.append(group)
-    contents = Contents(values, tuple(matrices), tuple(dense), (*state, *ties), ties, about).pack()
+    contents = Contents(values, tuple(matrices), tuple(dense), names, ties, about).pack()
     parts[_CONTENTS] = contents
     metadata = {"format": "pt", "kind": KIND, "version": _VERSION, "digest": _sha256(contents)}
     write_whole(path, to_safetensors({n: np.frombuffer(data, np.uint8) for n, data in parts.items()}, metadata))
 
 
-def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state's tensors on the CPU, and the names of those that are others' too."""
+def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
+    """The state's tensors on the CPU, the names of those that are others' too, and all names in order."""
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     found: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     first: dict[tuple[Any, ...], str] = {}
-    for name, tensor in model.state_dict().items():
-        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
-            raise ValueError(f"{name} is a {type(tensor).__name__}; a packed file holds plain tensors alone")
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor) or nn.parameter.is_lazy(tensor):
+            raise ValueError(f"{name} is of type {type(tensor).__name__}; a packed file holds tensors alone")
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            raise ValueError(f"{name} is of {tensor.layout}, {tensor.dtype}; a packed file holds dense tensors alone")
         if dtype_name(tensor) not in DTYPES:
             raise ValueError(f"{name} is of {tensor.dtype}; a packed file holds {', '.join(DTYPES)}")
         if name.startswith("sparsecycle/") or tensor.is_meta:
@@ -144,7 +147,7 @@ def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
             continue
         first[place] = name
         found[name] = tensor.detach().cpu()
-    return found, ties
+    return found, ties, tuple(state)
 
 
 def _pack_matrix(name: str, tensor: Tensor, values: Values) -> tuple[Matrix, bytes]:
@@ -240,22 +243,26 @@ def load(
         ValueError: If it is not whole, or not what was written; if it does not fit the model, which is left as it was
             then; if there is no model, and no factory that may be called; if it claims more than ``limit``.
     """
-    path = _file(path)
+    path = file_in(path)
     contents = read_contents(path, limit=limit)
-    if model is not None:
-        targets = getattr(model, "_orig_mod", model).state_dict()
-        _compare(path, contents, targets)
-        _unpack(path, contents, {})  # before a weight is touched
-        _unpack(path, contents, targets)
-        return model
+
+    def check(network: nn.Module) -> None:
+        _compare(contents, network.state_dict())
+
     try:
-        made = make(contents.about, allow)
+        if model is None:
+            network = make(contents.about, allow, check)
+        else:
+            network = getattr(model, "_orig_mod", model)
+            check(network)
+            if any(tensor.is_meta for tensor in network.state_dict().values()):
+                raise ValueError("cannot be read into a network on meta, which has no memory")
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
-    targets = made.state_dict()
-    _compare(path, contents, targets)
-    _unpack(path, contents, targets)
-    return made.eval()
+    if model is not None:
+        _unpack(path, contents, {})  # before a weight is touched
+    _unpack(path, contents, network.state_dict())
+    return network.eval() if model is None else model
 
 
 def read_state(path: str | os.PathLike[str], *, limit: int | None = None) -> dict[str, Tensor]:
@@ -265,7 +272,7 @@ def read_state(path: str | os.PathLike[str], *, limit: int | None = None) -> dic
         FileNotFoundError: If there is no such file.
         ValueError: See :func:`load`.
     """
-    path = _file(path)
+    path = file_in(path)
     contents = read_contents(path, limit=limit)
     dtypes = contents.dtypes
     state = {name: torch.empty(shape, dtype=dtypes[name]) for name, shape in contents.shapes.items()}
@@ -281,7 +288,7 @@ def read_contents(path: str | os.PathLike[str], *, limit: int | None = None) -> 
         FileNotFoundError: If there is no such file.
         ValueError: See :func:`load`.
     """
-    path = _file(path)
+    path = file_in(path)
     with _opened(path) as file:
         metadata = file.metadata() or {}
         if metadata.get("kind") != KIND:
@@ -355,14 +362,14 @@ def _read_matrix(matrix: Matrix, data: Bytes) -> Iterator[Piece]:
     demand(last <= end, f"it has {len(sections)} parts")
     kept = matrix.weights if dense else matrix.kept
     places = positions.decode(matrix.code, matrix.k, sections[last:end], math.prod(way.reduced), kept // size)
-    width = 1 if matrix.stored == "int8" else DTYPES[matrix.stored].itemsize
-    numbers = Numbers(matrix.values, sections[-2:], kept, 8 * width, True)
+    numbers = Numbers(matrix.values, sections[-2:], kept, 8 * DTYPES[matrix.stored].itemsize, True)
     scales = None
     if matrix.scales:
         reader = Numbers(matrix.scales, sections[-4:-2], matrix.shape[0], 16, True)
         scales = tensor_of(reader.take(matrix.shape[0]), torch.bfloat16)
         reader.end()
-    row = matrix.weights // max(1, matrix.shape[0])
+        demand(bool((scales > 0).all() and scales.isfinite().all()), "a scale is no positive number")
+    row = matrix.weights // matrix.shape[0]
     found = 0
     for piece in places:
         for where in way.weights(piece):
@@ -411,17 +418,17 @@ def _fill(targets: Sequence[Tensor], dtype: torch.dtype, shape: tuple[int, ...],
         target.detach().copy_(beside[0])
 
 
-def _compare(path: Path, contents: Contents, targets: Mapping[str, Tensor]) -> None:
+def _compare(contents: Contents, targets: Mapping[str, Any]) -> None:
     shapes = contents.shapes
     wrong = [f"it lacks {name}" for name in targets if name not in shapes]
     for name, shape in shapes.items():
-        if name not in targets:
-            wrong.append(f"the network has no {name}")
+        if not isinstance(targets.get(name), Tensor):
+            wrong.append(f"the network has no tensor {name}")
         elif tuple(targets[name].shape) != shape:
             wrong.append(f"{name} has shape {shape} there, {tuple(targets[name].shape)} in the network")
     if wrong:
         more = f", and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise ValueError(f"{path} is of another network: {'; '.join(wrong[:4])}{more}")
+        raise ValueError(f"is of another network: {'; '.join(wrong[:4])}{more}")
 
 
 def _bytes(file: Any, name: str) -> Bytes:
@@ -449,7 +456,8 @@ def _saying(path: Path, name: str = "") -> Iterator[None]:
         raise ValueError(f"{path}{f': {name}' if name else ''}: {error}") from error
 
 
-def _file(path: str | os.PathLike[str]) -> Path:
+def file_in(path: str | os.PathLike[str]) -> Path:
+    """The packed file itself, of a file or a folder that has one."""
     return Path(path) / NAME if Path(path).is_dir() else Path(path)
 
 

@@ -65,14 +65,15 @@ def encode(bits: NDArray[Any], signed: bool) -> tuple[Form, tuple[bytes, bytes]]
     span = (most - least).bit_length()
     numbers -= np.uint64(least)
     shift = max(0, span - _SYMBOL)
-    symbols = (numbers >> np.uint64(shift)).astype(np.uint8).tobytes() if span else b""
+    symbols = numbers >> np.uint64(shift)
     below = numbers & np.uint64((1 << shift) - 1)
     if signs == "both":
         below = below << np.uint64(1) | negative
-    shorter = compress(symbols)
-    packed = len(shorter) < len(symbols)
+    plain = pack(symbols, min(span, _SYMBOL))
+    shorter = compress(symbols.astype(np.uint8).tobytes()) if span else b""
+    packed = len(shorter) < len(plain)
     form = Form(least, span, signs, packed)
-    return form, (shorter if packed else symbols, pack(below, shift + (signs == "both")))
+    return form, (shorter if packed else plain, pack(below, shift + (signs == "both")))
 
 
 class Numbers:
@@ -100,7 +101,7 @@ class Numbers:
         self._both, self._minus = signs == "both", np.uint64((signs == "minus") << (width - 1))
         self._sign, self._most = np.uint64(width - 1), (1 << bits) - 1 - self._least
         self._symbols: Integers | Frame = (
-            Frame(sections[0]) if form.packed else Integers(sections[0], count, _SYMBOL if span else 0)
+            Frame(sections[0]) if form.packed else Integers(sections[0], count, min(span, _SYMBOL))
         )
         self._below = Integers(sections[1], count, int(self._shift) + self._both)
         self._dtype = np.dtype(f"u{width // 8}")

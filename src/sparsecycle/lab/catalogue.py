@@ -14,7 +14,7 @@ from sparsecycle.methods import METHODS
 from sparsecycle.names import nearest
 from sparsecycle.tickets import Search, colt, lottery_ticket
 
-__all__ = ["DENSE", "NAMES", "SEARCHES", "TICKET", "TIMES", "arguments", "own", "parameters", "takes"]
+__all__ = ["DENSE", "KEEP_ZEROS", "NAMES", "SEARCHES", "TICKET", "TIMES", "arguments", "own", "parameters", "takes"]
 
 #: The method that prunes nothing.
 DENSE = "dense"
@@ -24,6 +24,8 @@ TICKET = "ticket"
 SEARCHES: dict[str, Callable[..., Search]] = {"lottery-ticket": lottery_ticket, "colt": colt}
 #: All methods but ``ticket``, which needs a file.
 NAMES = (DENSE, *METHODS, *SEARCHES)
+#: The methods that can hold weights at zero: one that is zero is worth least to them, and they bring none back.
+KEEP_ZEROS = (DENSE, "magnitude", "snip", "synflow", "progressive", "one-cycle", "agp", "iterative", "one-shot")
 #: Options that say when a method prunes; not every method takes every one of them.
 TIMES = ("start", "end", "at")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsecycle.lab.catalogue import DENSE, NAMES, TICKET, TIMES, arguments, parameters, takes
+from sparsecycle.files.container import digest
+from sparsecycle.files.weights import read_weights
+from sparsecycle.lab.catalogue import DENSE, KEEP_ZEROS, NAMES, TICKET, TIMES, arguments, parameters, takes
 from sparsecycle.lab.recipe import UNITS, Recipe, check_choice
 from sparsecycle.lab.store import RunFolder, plain
 from sparsecycle.recovery import RECOVERIES
@@ -73,6 +76,18 @@ class Experiment(Pruning):
     ticket: str = ""
     """File of the ticket to train, for the method ticket."""
 
+    init: str = ""
+    """File of weights to begin with, of torch.save or safetensors; empty: random ones."""
+
+    keep_zeros: bool = False
+    """Hold weights at zero that are zero in the file, and count them as pruned."""
+
+    mean: tuple[float, ...] = ()
+    """Each channel's mean that images are normalised with, of values from 0 to 1; empty: the data set's own."""
+
+    std: tuple[float, ...] = ()
+    """Each channel's standard deviation, likewise."""
+
     seed: int = 0
     """Of the weights, the validation images, the order, the augmentation and the dropout."""
 
@@ -94,6 +109,15 @@ class Experiment(Pruning):
             raise ValueError(
                 f"ticket={self.ticket!r} with method={self.method!r}; {TICKET!r} needs a file, no other does"
             )
+        if self.init and self.ticket:
+            raise ValueError(f"init={self.init!r} with ticket={self.ticket!r}: a ticket has weights of its own")
+        if self.keep_zeros:
+            self._check_zeros()
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if not all(math.isfinite(value) for value in values):
+                raise ValueError(f"{name}={values}; allowed are finite numbers, one a channel")
+            object.__setattr__(self, name, values)
         object.__setattr__(self, "exclude", tuple(self.exclude))
         object.__setattr__(self, "arguments", tuple(self.arguments))
         if self.prunes:
@@ -116,6 +140,17 @@ class Experiment(Pruning):
                     f"{name}={share!r}: the method {self.method!r} does not take it; "
                     f"of {', '.join(TIMES)} it takes {', '.join(allowed) or 'none'}"
                 )
+
+    def _check_zeros(self) -> None:
+        if not self.init:
+            raise ValueError("keep_zeros=True needs a file with zeros: init (--init FILE) is empty")
+        if self.method not in KEEP_ZEROS:
+            raise ValueError(
+                f"keep_zeros=True: the method {self.method!r} may bring zeros back, or prunes others in their place; "
+                f"allowed are {', '.join(KEEP_ZEROS)}"
+            )
+        if self.prunes and self.recovery not in ("paper", "none"):
+            raise ValueError(f"keep_zeros=True with recovery={self.recovery!r}, which brings zeros back")
 
     @property
     def prunes(self) -> bool:
@@ -148,8 +183,20 @@ class Experiment(Pruning):
         parts = [it.data, it.model, it.method]
         if it.prunes:
             parts.append(f"{it.sparsity:g}")
-        config = plain(it)
-        if it.ticket:
-            # A ticket is what is in its file, wherever that lies.
-            config["ticket"] = Ticket.load(it.ticket).digest
-        return RunFolder(runs, "-".join([*parts, f"seed{it.seed}"]), {"experiment": config})
+        return RunFolder(runs, "-".join([*parts, f"seed{it.seed}"]), {"experiment": it.config()})
+
+    def config(self) -> dict[str, Any]:
+        """The run as plain values.
+
+        A file is what is in it, wherever it lies. What is at its default and came after the first release is left
+        out, so that runs from before it are still found.
+        """
+        config: dict[str, Any] = plain(self)
+        for name in ("init", "keep_zeros", "mean", "std"):
+            if not config[name]:
+                del config[name]
+        if self.ticket:
+            config["ticket"] = Ticket.load(self.ticket).digest
+        if self.init:
+            config["init"] = digest(read_weights(self.init))
+        return config

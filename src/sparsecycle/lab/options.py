@@ -73,6 +73,18 @@ class Options:
     model: str = "lenet-300-100"
     """Network: a name of the laboratory, package.module:factory, or timm:NAME."""
 
+    init: str = ""
+    """File of weights to begin with, of torch.save or safetensors; empty: random ones."""
+
+    keep_zeros: bool = False
+    """Hold weights at zero that are zero in the file, and count them as pruned."""
+
+    mean: tuple[float, ...] = ()
+    """Each channel's mean that images are normalised with, of values from 0 to 1; empty: the data set's own."""
+
+    std: tuple[float, ...] = ()
+    """Each channel's standard deviation, likewise."""
+
     runs: Path = Path("runs")
     """Folder of the runs. A finished run found there is not run again, a killed one goes on."""
 
@@ -93,9 +105,10 @@ class Options:
             default = getattr(DEFAULTS[self.data][1], name)
             if words[name] == default and not any(name in parameters(method) for method in methods):
                 words[name] = None
+        for name in ("data", "model", "init", "keep_zeros", "mean", "std", "recipe"):
+            words[name] = getattr(self, name)
         ticket = getattr(self, "ticket", "")
-        method = TICKET if ticket else DENSE
-        return Experiment(data=self.data, model=self.model, method=method, ticket=ticket, recipe=self.recipe, **words)
+        return Experiment(method=TICKET if ticket else DENSE, ticket=ticket, **words)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from sparsecycle.files.weights import load_weights
 from sparsecycle.lab import hardware
 from sparsecycle.lab.attach import attach
 from sparsecycle.lab.catalogue import DENSE, SEARCHES, TICKET
@@ -77,11 +78,11 @@ def run(
     reports = reporter(progress)
     chosen = hardware.pick_device(device)
     with torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else []):
-        data = _load(experiment.data, root)
+        data = _load(experiment.data, root).normalised_by(experiment.mean, experiment.std)
         teacher = None
         if experiment.recipe.distillation:
             dense = replace(experiment.recipe, distillation=0.0, temperature=Recipe.temperature)
-            teaching = replace(experiment, method=DENSE, ticket="", recipe=dense).resolved()
+            teaching = replace(experiment, method=DENSE, ticket="", keep_zeros=False, recipe=dense).resolved()
             teacher = run(
                 teaching,
                 runs,
@@ -121,6 +122,9 @@ def _go_on(
     validation = None
     if recipe.validation:
         data, validation = data.split_validation(recipe.validation, experiment.seed)
+    if experiment.init:
+        begun = load_weights(experiment.init, model)
+        folder.write_json("init.json", {"file": experiment.init, "renamed": begun.renamed, "kept": begun.kept})
     found = search(experiment, runs, data, device, reports) if experiment.method in SEARCHES else None
     ticket = found.ticket if found else None
     if experiment.method == TICKET:
@@ -249,7 +253,7 @@ def _finish(
         accuracy=last["test_accuracy"],
         loss=last["test_loss"],
         validation_accuracy=last.get("validation_accuracy"),
-        sparsity=experiment.sparsity if experiment.prunes else achieved,
+        sparsity=achieved if experiment.method == TICKET else experiment.sparsity,
         achieved=achieved,
         epochs=recipe.epochs,
         seconds=seconds + (teaching.seconds if teaching else 0.0) + (found.seconds if found else 0.0),

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sparsecycle.files.weights import load_weights
 from sparsecycle.lab.catalogue import SEARCHES, parameters
 from sparsecycle.lab.data.dataset import Dataset, Split
 from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.models import build
 from sparsecycle.lab.progress import Reporter
 from sparsecycle.lab.recipe import Recipe
-from sparsecycle.lab.store import RunFolder, plain
+from sparsecycle.lab.store import RunFolder
 from sparsecycle.lab.training import Trainer, stream
 from sparsecycle.prunable import choose
 from sparsecycle.report import multiply_adds
@@ -215,12 +216,15 @@ def _folder(experiment: Experiment, runs: Path | str) -> RunFolder:
     recipe = replace(experiment.recipe, distillation=0.0, temperature=Recipe.temperature)
     it = replace(experiment, sparsity=0.0, recipe=recipe)
     label = f"{it.data}-{it.model}-{it.method}-search-seed{it.seed}"
-    return RunFolder(runs, label, {"search": plain(it)})
+    return RunFolder(runs, label, {"search": it.config()})
 
 
 def _build(experiment: Experiment, data: Dataset, classes: int) -> nn.Module:
     torch.manual_seed(experiment.seed)
-    return build(experiment.model, data.shape, classes)
+    model = build(experiment.model, data.shape, classes)
+    if experiment.init:
+        load_weights(experiment.init, model)
+    return model
 
 
 def _of(split: Split, first: int, end: int) -> Split:

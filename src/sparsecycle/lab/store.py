@@ -1,6 +1,7 @@
 """A run is a folder named by its configuration's digest; what is in it is either whole or not there.
 
 ``config.json``        the resolved configuration; ``digest`` of it ends the folder's name
+``init.json``          the file of weights that the run began with, and what they are called there
 ``environment.json``   versions and machine of every start
 ``metrics.jsonl``      one line an epoch
 ``checkpoint-EPOCH-DIGEST.pt``  the state after that many epochs, while the run is unfinished

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from sparsecycle.modes import evaluating
 from sparsecycle.runtime.operators import OPERATORS, Call, Native, Operand, Unsupported
 from sparsecycle.runtime.parts import Part, Translation, cut, shape
 
@@ -113,7 +113,7 @@ def _check(model: nn.Module, inputs: Sequence[Tensor]) -> None:
 
 def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     """The network as PyTorch's operators, none of which changes what it reads."""
-    with _evaluating(model), torch.no_grad(), warnings.catch_warnings():
+    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
         # The exporter warns of how the network, or PyTorch itself, is written.
         warnings.simplefilter("ignore")
         exported: ExportedProgram = torch.export.export(model, inputs, strict=False).run_decompositions({})
@@ -121,17 +121,6 @@ def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
         if output.kind is OutputKind.BUFFER_MUTATION:
             raise ValueError(f"the network changes its buffer {output.target} when called; the runtime has no state")
     return exported
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, was in training.items():
-            module.training = was
 
 
 def _constants(exported: ExportedProgram) -> dict[fx.Node, Any]:

@@ -80,6 +80,14 @@ def test_a_run_has_the_images_of_its_data(run: Path) -> None:
     assert not found.model.training
 
 
+def test_a_run_may_have_a_normalisation_of_its_own(tmp_path: Path) -> None:
+    folder = Experiment(data="digits", model="linear", mean=(0.25,), std=(0.5,)).folder(tmp_path)
+    with folder.lock():
+        folder.save_weights(build("linear", (1, 8, 8), 10).state_dict())
+    (inputs,) = read(folder.path, 5).inputs
+    torch.testing.assert_close(inputs, (data.load("digits").test.images[:5] / 255 - 0.25) / 0.5)
+
+
 def test_an_unfinished_run_is_refused(run: Path) -> None:
     (run / "weights.safetensors").unlink()
     with pytest.raises(ValueError, match=r"has no weights\.safetensors: its run is not finished"):

@@ -71,6 +71,16 @@ def test_a_validation_share_that_empties_a_part_is_refused(share: float) -> None
         dataset().split_validation(share, 0)
 
 
+def test_a_network_may_want_another_normalisation() -> None:
+    data = dataset()
+    assert (data.normalised_by((), ()).mean, data.normalised_by((), ()).std) == (data.mean, data.std)
+    other = data.normalised_by([0.25] * len(data.mean), ())
+    assert (other.mean, other.std) == ((0.25,) * len(data.mean), data.std)
+    assert other.train is data.train
+    with pytest.raises(ValueError, match=r"mean=\(0.1, 0.2, 0.3, 0.4\) and std=.*; allowed is one value for each of"):
+        data.normalised_by((0.1, 0.2, 0.3, 0.4), ())
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [

@@ -15,7 +15,7 @@ import torch
 from sparsecycle.lab.bench.subject import Subject
 from sparsecycle.lab.bench.update import CONTESTANTS, KTHVALUE, RUN, STOCK, TOPK, TORCH, UPDATE, Network
 
-__all__ = ["LOOKED_AT", "extra_memory", "is_known"]
+__all__ = ["LOOKED_AT", "extra_memory", "forget_the_highest", "is_known", "resident"]
 
 LOOKED_AT = (RUN, UPDATE, TORCH, TOPK, KTHVALUE, STOCK)
 """The contestants whose memory is of interest; the update's is that of the first update and the next one."""
@@ -26,7 +26,7 @@ _PROCESS = Path("/proc/self")
 def is_known() -> bool:
     """Whether this system says how much memory a process took at most since a moment of our choice."""
     try:
-        _forget_the_highest()
+        forget_the_highest()
     except OSError:
         return False
     return True
@@ -53,20 +53,21 @@ def measure(subject: Subject, contestant: str) -> int:
         warm_up.run()
     entrant = enter(Network(subject))
     entrant.prepare()
-    _forget_the_highest()
-    before = _resident("VmRSS")
+    forget_the_highest()
+    before = resident("VmRSS")
     entrant.run()
     entrant.prepare()
     entrant.run()
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _forget_the_highest() -> None:
+def forget_the_highest() -> None:
     """Let the high-water mark fall to what is resident now."""
     (_PROCESS / "clear_refs").write_text("5")
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """Bytes of this process that are resident now, ``VmRSS``, or were at most, ``VmHWM``."""
     lines = (_PROCESS / "status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
 

@@ -80,7 +80,7 @@ def _of_run(folder: Path, batch: int) -> Stored:
     if not weights.exists():
         raise ValueError(f"{folder} has no {weights.name}: its run is not finished; sparsecycle train goes on with it")
     experiment = json.loads((folder / "config.json").read_text(encoding="utf-8"))["experiment"]
-    images = datasets.load(experiment["data"])
+    images = datasets.load(experiment["data"]).normalised_by(experiment.get("mean", ()), experiment.get("std", ()))
     model = build(experiment["model"], images.shape, len(images.classes))
     model.load_state_dict(load_file(weights))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -95,6 +96,14 @@ class Dataset:
         """(channels, height, width) of every image."""
         _, channels, height, width = self.train.images.shape
         return channels, height, width
+
+    def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> Dataset:
+        """The same data set with this ``mean`` and ``std``, for a network that wants them; an empty one stays as it is.
+
+        Raises:
+            ValueError: where one has not one (positive) value for each channel.
+        """
+        return replace(self, mean=tuple(mean) or self.mean, std=tuple(std) or self.std)
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with all its images and labels on ``device``."""
