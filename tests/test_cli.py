@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+import sparsecycle
 from sparsecycle import __version__, native
 from sparsecycle.cli import main
 from sparsecycle.lab import runner, running
@@ -56,7 +58,15 @@ def test_help_of_a_command_has_its_groups_and_the_data_sets_defaults(
 def test_help_of_export_has_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--help"]) == 0
     out = capsys.readouterr().out
-    for option in ("MODEL", "--to {onnx,torch,openvino}", "--output", "--sparse, --no-sparse", "--shape", "--allow"):
+    for option in (
+        "MODEL",
+        "--to {onnx,torch,openvino,folder}",
+        "--output",
+        "--values",
+        "--sparse, --no-sparse",
+        "--shape",
+        "--allow",
+    ):
         assert option in out
 
 
@@ -358,3 +368,14 @@ def test_data_that_cannot_be_had_are_named(
     error = capsys.readouterr().err
     assert "cifar-10-python.tar.gz" in error
     assert "Traceback" not in error
+
+
+def test_inspect_shows_what_is_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sparsecycle.save(nn.Linear(3, 2), tmp_path / "model.safetensors", "bf16")
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert "weight         2×3" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "model.safetensors"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["values"] == "bf16"
+    assert main(["inspect", str(tmp_path / "gone")]) == 1
+    assert "gone" in capsys.readouterr().err
+    assert main(["inspect"]) == 2

@@ -2,6 +2,7 @@
 
 from sparsecycle import methods, runtime
 from sparsecycle.criteria import Magnitude, MagnitudeGain, Movement, Random, Taylor
+from sparsecycle.files.folder import save_pretrained
 from sparsecycle.files.inspection import inspect
 from sparsecycle.files.packed import load, save
 from sparsecycle.recovery import Recovery, Regrow
@@ -60,4 +61,5 @@ __all__ = [
     "methods",
     "runtime",
     "save",
+    "save_pretrained",
 ]

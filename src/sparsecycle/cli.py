@@ -24,7 +24,8 @@ commands:
   train      train one network, dense or pruned by one method, once a seed
   compare    compare methods and sparsities with the dense network, over several seeds
   bench      measure on this machine how fast a pruned network runs, and what pruning costs
-  export     write a pruned network as ONNX, for OpenVINO, or as a plain PyTorch state_dict
+  inspect    show what is in a packed file, layer by layer, and what takes how many bytes
+  export     write a pruned network as ONNX, for OpenVINO, as a plain PyTorch state_dict, or with a model card
 
   sparsecycle COMMAND --help lists the command's options.
 
@@ -39,6 +40,7 @@ examples:
   sparsecycle compare --config FILE.yaml  options from a file; flags override them
   sparsecycle bench pruned.pt2            a forward pass, beside the dense engines
   sparsecycle bench --update --model resnet-18
+  sparsecycle inspect runs/NAME           sizes by layer and by part
   sparsecycle export runs/NAME --to onnx  a trained network, checked with onnxruntime
 """
 
@@ -64,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": _train,
         "compare": _compare,
         "bench": _bench,
+        "inspect": _inspect,
         "export": _export,
     }
     if words[0] not in commands:
@@ -177,6 +180,23 @@ def _bench(words: list[str]) -> int:
         updates = report.bench_update(subject, threads=threads, seconds=seconds)
     print(report.summary(updates, trained))
     report.write(options.json, {**updates, **(trained or {})})
+    return 0
+
+
+def _inspect(words: list[str]) -> int:
+    import argparse
+    import json
+
+    from sparsecycle.files.inspection import inspect
+
+    parser = argparse.ArgumentParser(
+        prog="sparsecycle inspect", description="Show what is in a packed file, layer by layer and part by part."
+    )
+    parser.add_argument("file", help="a file of sparsecycle.save, or a folder with one, such as a run's")
+    parser.add_argument("--json", action="store_true", help="all of it, for programs")
+    options = parser.parse_args(words)
+    found = inspect(options.file)
+    print(json.dumps(found.to_dict(), indent=2) if options.json else found)
     return 0
 
 

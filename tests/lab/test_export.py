@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sparsecycle.files import packed
+from sparsecycle.files.packed import NAME, save
 from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.export import Export, export, network, parse, to_torch
 from sparsecycle.lab.models import build
@@ -24,7 +25,7 @@ def model() -> nn.Module:
 def run(model: nn.Module, tmp_path: Path) -> Path:
     folder = Experiment(data="digits", model="linear").folder(tmp_path)
     with folder.lock():
-        folder.save_weights(model.state_dict())
+        save(model, folder.path / NAME)
     return folder.path
 
 
@@ -135,3 +136,32 @@ def test_options_are_read() -> None:
 )
 def test_the_target_lies_beside_the_file(file: str, to: str, target: str) -> None:
     assert parse([file, "--to", to], "sparsecycle export").target == Path(target)
+
+
+def test_a_run_becomes_a_folder_with_a_card(model: nn.Module, run: Path, tmp_path: Path) -> None:
+    save(model, run / NAME, factory="linear", arguments=((1, 8, 8), 10), classes=map(str, range(10)))
+    (run / "result.json").write_text('{"accuracy": 0.9125}')
+    said = export(parse([str(run), "--to", "folder", "--values", "int8"], "export"))
+    folder = run / "model-packed"
+    assert said.startswith(f"{folder}: model.safetensors, ")
+    assert "| accuracy on the test images, before packing | 91.25 % |" in (folder / "README.md").read_text()
+    found = packed.read_contents(folder)
+    assert (found.values, found.about.factory, len(found.about.classes or ())) == ("int8", "linear", 10)
+    weight, loaded = (next(its.parameters()) for its in (model, packed.load(folder)))
+    assert (loaded - weight).abs().max() <= weight.abs().max() / 127 * 0.51
+    again = parse([str(folder / NAME), "--to", "folder", "--output", str(tmp_path / "other")], "export")
+    export(again)
+    assert torch.equal(next(packed.load(tmp_path / "other").parameters()), loaded)
+
+
+def test_a_pt2_file_becomes_a_folder_too(model: nn.Module, exported: Path) -> None:
+    export(parse([str(exported), "--to", "folder"], "export"))
+    state = packed.read_state(exported.with_name("net-packed"))
+    assert torch.equal(next(iter(state.values())), next(model.parameters()))
+
+
+@pytest.mark.parametrize("words", [["--to", "onnx", "--values", "int8"], ["--to", "folder", "--shape", "3"]])
+def test_what_a_folder_does_not_take(words: list[str], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse([str(run), *words], "export")
+    assert "folder" in capsys.readouterr().err

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tests.lab.tiny import SHORT, go, metrics, tiny
 
+from sparsecycle.files.packed import read_state
 from sparsecycle.lab import running as module
 from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.progress import Silent
@@ -38,7 +38,7 @@ def content(path: Path) -> dict[str, bytes]:
 def test_a_run_stores_what_it_gave(tmp_path: Path, method: str, update: str) -> None:
     result = go(tmp_path, method=method, update=update, sparsity=0.8)
     path = result.path
-    weights = load_file(path / "weights.safetensors")
+    weights = read_state(path)
     prunable = [w for w in weights.values() if w.dim() == 2]
     zeros = sum(int((w == 0).sum()) for w in prunable) / sum(w.numel() for w in prunable)
     assert result.achieved == pytest.approx(0.8, abs=1e-4)
@@ -110,14 +110,14 @@ def test_start_and_end_reach_the_method(tmp_path: Path) -> None:
 
 def test_excluded_layers_stay_dense(tmp_path: Path) -> None:
     result = go(tmp_path, exclude=("fc1*",), sparsity=0.9)
-    weights = load_file(result.path / "weights.safetensors")
+    weights = read_state(result.path)
     assert int((weights["fc1.weight"] == 0).sum()) == 0
     assert int((weights["fc2.weight"] == 0).sum() + (weights["fc3.weight"] == 0).sum()) == round(0.9 * 30_400)
 
 
 def test_the_scope_of_the_paper(tmp_path: Path) -> None:
     result = go(tmp_path, method="one-cycle", scope="paper", sparsity=0.9)
-    weights = load_file(result.path / "weights.safetensors")
+    weights = read_state(result.path)
     assert int((weights["fc2.weight"] == 0).sum()) == 27_000
 
 
@@ -166,7 +166,7 @@ def test_an_interrupted_run_goes_on_with_consistent_metrics(tmp_path: Path) -> N
     result = go(tmp_path)
     assert result.seconds > before
     assert metrics(path) == metrics(whole.path)
-    assert content(path)["weights.safetensors"] == content(whole.path)["weights.safetensors"]
+    assert content(path)["model.safetensors"] == content(whole.path)["model.safetensors"]
     starts = json.loads((path / "environment.json").read_text())
     assert [start["from_epoch"] for start in starts] == [0, 1, 1]
 
@@ -216,7 +216,7 @@ run(experiment, sys.argv[1], progress="silent", checkpoint_every=0, device="cpu"
     with start(tmp_path / "killed") as process:
         assert process.wait(300) == 0
     assert json.loads((killed / "environment.json").read_text())[-1]["from_epoch"] >= 1
-    assert content(killed)["weights.safetensors"] == content(whole)["weights.safetensors"]
+    assert content(killed)["model.safetensors"] == content(whole)["model.safetensors"]
     assert metrics(killed) == metrics(whole)
     assert [line["epoch"] for line in metrics(whole)] == list(range(1, 31))
     assert (killed / "report.json").read_bytes() == (whole / "report.json").read_bytes()

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tests.lab.tiny import SHORT, InterruptTraining, go, metrics, normed, only, tiny
 from torch import Tensor
 
+from sparsecycle.files.packed import read_state
 from sparsecycle.lab import running as module
 from sparsecycle.lab.catalogue import NAMES, SEARCHES
 from sparsecycle.lab.data import Dataset, Split
@@ -31,7 +31,7 @@ def _tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prunable(path: Path) -> list[Tensor]:
-    return [w for w in load_file(path / "weights.safetensors").values() if w.dim() > 1]
+    return [w for w in read_state(path).values() if w.dim() > 1]
 
 
 def zeros(path: Path) -> int:
@@ -60,7 +60,7 @@ def test_every_method_trains_to_its_sparsity_and_goes_on_where_it_was_interrupte
     starts = json.loads((result.path / "environment.json").read_text())
     assert [start["from_epoch"] for start in starts] == [0, 1]
     assert metrics(result.path) == metrics(whole.path)
-    for file in ("weights.safetensors", *([] if method == "dense" else ["report.json"])):
+    for file in ("model.safetensors", *([] if method == "dense" else ["report.json"])):
         assert (result.path / file).read_bytes() == (whole.path / file).read_bytes()
 
 
@@ -98,7 +98,7 @@ def found(runs: Path, **settings: Any) -> Path:
 def test_a_stored_ticket_trains_as_where_it_was_found(tmp_path: Path) -> None:
     file = found(tmp_path / "found")
     result = go(tmp_path / "stored", method="ticket", ticket=str(file))
-    assert (result.path / "weights.safetensors").read_bytes() == (file.parent / "weights.safetensors").read_bytes()
+    assert (result.path / "model.safetensors").read_bytes() == (file.parent / "model.safetensors").read_bytes()
     assert result.sparsity == result.achieved == pytest.approx(0.8, abs=1e-12)
     assert (result.trainings, result.search_epochs) == (1, 0)
     assert "ticket-seed0" in result.path.name
@@ -108,7 +108,7 @@ def test_a_stored_ticket_trains_as_where_it_was_found(tmp_path: Path) -> None:
     assert other.path != result.path
     masks = Ticket.load(file).masks
     for path in (result.path, other.path):
-        weights = load_file(path / "weights.safetensors")
+        weights = read_state(path)
         assert all(torch.equal(weights[name] != 0, mask) for name, mask in masks.items())
 
 
@@ -119,7 +119,7 @@ def test_a_ticket_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(experiment, tmp_path / "runs", progress=InterruptTraining(), checkpoint_every=0, device="cpu")
     result = go(tmp_path / "runs", **settings)
-    assert (result.path / "weights.safetensors").read_bytes() == (whole.path / "weights.safetensors").read_bytes()
+    assert (result.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
 
 
 def test_a_ticket_of_another_data_set_leaves_the_output_layer_dense(
@@ -129,7 +129,7 @@ def test_a_ticket_of_another_data_set_leaves_the_output_layer_dense(
     ticket = Ticket.load(file)
     monkeypatch.setattr(module, "_load", lambda name, root: tiny(name, classes=3))
     result = go(tmp_path, data="mnist", method="ticket", ticket=str(file))
-    weights = load_file(result.path / "weights.safetensors")
+    weights = read_state(result.path)
     assert weights["fc3.weight"].shape == (3, 100)
     assert int((weights["fc3.weight"] == 0).sum()) == 0
     for name in ("fc1.weight", "fc2.weight"):
@@ -144,9 +144,9 @@ def test_a_ticket_of_another_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_ticket_is_named(tmp_path: Path) -> None:
-    weights = found(tmp_path).parent / "weights.safetensors"
-    with pytest.raises(ValueError, match=r"weights\.safetensors"):
-        go(tmp_path, method="ticket", ticket=str(weights))
+    network = found(tmp_path).parent / "model.safetensors"
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        go(tmp_path, method="ticket", ticket=str(network))
     with pytest.raises(FileNotFoundError, match=r"gone\.safetensors"):
         go(tmp_path / "runs", method="ticket", ticket=str(tmp_path / "gone.safetensors"))
     assert not (tmp_path / "runs").exists(), "nothing is begun"
@@ -176,7 +176,7 @@ def test_the_teacher_is_the_dense_run_trained_first_and_once(tmp_path: Path) -> 
     assert len(json.loads((dense / "environment.json").read_text())) == 1
     alone = go(tmp_path, method="progressive", sparsity=0.8)
     assert alone.trainings == 1
-    assert (alone.path / "weights.safetensors").read_bytes() != (first.path / "weights.safetensors").read_bytes()
+    assert (alone.path / "model.safetensors").read_bytes() != (first.path / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("method", ["lottery-ticket", "colt", "dense"])
@@ -187,7 +187,7 @@ def test_a_teacher_beside_a_search_or_for_a_dense_network(tmp_path: Path, method
     assert taught.trainings == plain.trainings + 1
     assert taught.search_multiply_adds == plain.search_multiply_adds
     assert taught.achieved == plain.achieved
-    assert (taught.path / "weights.safetensors").read_bytes() != (plain.path / "weights.safetensors").read_bytes()
+    assert (taught.path / "model.safetensors").read_bytes() != (plain.path / "model.safetensors").read_bytes()
     if method != "dense":
         tickets = [Ticket.load(it.path / "ticket.safetensors") for it in (plain, taught)]
         assert tickets[0].overlap(tickets[1]).total == 1, "the search has no teacher"
@@ -215,7 +215,7 @@ def test_an_interrupted_run_with_a_teacher_goes_on(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             run(experiment, tmp_path / "runs", progress=interrupt, checkpoint_every=0, device="cpu")
     result = go(tmp_path / "runs", TAUGHT, **settings)
-    assert (result.path / "weights.safetensors").read_bytes() == (whole.path / "weights.safetensors").read_bytes()
+    assert (result.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
     assert result.trainings == 2
 
 

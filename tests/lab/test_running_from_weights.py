@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tests.lab.tiny import SHORT, SIZES, WEIGHTS, InterruptTraining, go, metrics, only, tiny
 from torch import Tensor
 
+from sparsecycle.files.packed import read_state
 from sparsecycle.lab import running as module
 from sparsecycle.lab.catalogue import KEEP_ZEROS, NAMES, SEARCHES
 from sparsecycle.lab.experiment import Experiment
@@ -55,7 +55,7 @@ def zeros(weights: dict[str, Tensor]) -> int:
 
 def test_a_run_begins_with_the_weights_in_the_file(file: str, begun: dict[str, Tensor], tmp_path: Path) -> None:
     result = go(tmp_path / "runs", STILL, method="dense", init=file)
-    weights = load_file(result.path / "weights.safetensors")
+    weights = read_state(result.path)
     for name, tensor in begun.items():
         torch.testing.assert_close(weights[name], tensor, atol=1e-6, rtol=0)
     assert zeros(weights) < 0.1 * ZEROS, "zeros are weights like any others"
@@ -96,7 +96,7 @@ def test_zeros_that_are_kept_count_as_pruned(
 ) -> None:
     words = {} if method == "dense" else {"sparsity": 0.8, "scope": scope}
     result = go(tmp_path / "runs", method=method, init=file, keep_zeros=True, **words)
-    weights = load_file(result.path / "weights.safetensors")
+    weights = read_state(result.path)
     for name in SIZES:
         assert not weights[name][begun[name] == 0].any()
     expected = ZEROS if method == "dense" else round(0.8 * WEIGHTS)
@@ -119,7 +119,7 @@ def test_an_interrupted_run_with_zeros_goes_on(method: str, file: str, tmp_path:
             device="cpu",
         )
     result = go(tmp_path / "runs", **words)
-    assert (result.path / "weights.safetensors").read_bytes() == (whole.path / "weights.safetensors").read_bytes()
+    assert (result.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
     assert metrics(result.path) == metrics(whole.path)
 
 
@@ -127,7 +127,7 @@ def test_a_layer_without_weights_stays_so(file: str, begun: dict[str, Tensor], t
     begun["fc3.weight"].zero_()
     torch.save(begun, file)
     result = go(tmp_path / "runs", method="progressive", sparsity=0.8, init=file, keep_zeros=True)
-    weights = load_file(result.path / "weights.safetensors")
+    weights = read_state(result.path)
     assert not weights["fc3.weight"].any()
     assert zeros(weights) == round(0.8 * WEIGHTS)
 
@@ -162,7 +162,7 @@ def test_zeros_can_be_kept_where_no_weight_comes_back_and_zeros_are_worth_least(
 def test_the_teacher_begins_there_too(file: str, begun: dict[str, Tensor], tmp_path: Path) -> None:
     taught = replace(STILL, distillation=0.5)
     go(tmp_path / "runs", taught, method="progressive", sparsity=0.8, init=file, keep_zeros=True)
-    teacher = load_file(only(tmp_path / "runs", "*-dense-*") / "weights.safetensors")
+    teacher = read_state(only(tmp_path / "runs", "*-dense-*"))
     torch.testing.assert_close(teacher["fc1.weight"], begun["fc1.weight"], atol=1e-6, rtol=0)
     assert zeros(teacher) < 0.1 * ZEROS, "it is dense"
 

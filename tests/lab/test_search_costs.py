@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tests.lab.tiny import SHORT, WEIGHTS, go, metrics, only, tiny
 from torch import Tensor
 
+from sparsecycle.files.packed import read_state
 from sparsecycle.lab import running as running_module
 from sparsecycle.lab.experiment import Experiment
 from sparsecycle.lab.models import build
@@ -159,7 +159,7 @@ def test_a_killed_search_goes_on_with_the_next_training(
     assert (len(log.read_text().splitlines()) if log.exists() else 0) == done
     result = go(killed, **settings)
     assert trained(killed) == trained(tmp_path / "whole"), "no training twice"
-    for file in ("weights.safetensors", "report.json"):
+    for file in ("model.safetensors", "report.json"):
         assert (result.path / file).read_bytes() == (whole.path / file).read_bytes()
     ticket, expected = (Ticket.load(it.path / "ticket.safetensors") for it in (result, whole))
     assert ticket.provenance == expected.provenance
@@ -209,7 +209,7 @@ def test_learning_rate_rewinding(tmp_path: Path) -> None:
         kept = int(mask.sum())
         assert int((found.ticket.weights[name] != 0).sum()) >= kept
     result = go(tmp_path, **settings)
-    zeros = sum(int((w == 0).sum()) for w in load_file(result.path / "weights.safetensors").values() if w.dim() == 2)
+    zeros = sum(int((w == 0).sum()) for w in read_state(result.path).values() if w.dim() == 2)
     assert zeros == 39_680
     assert [line["epoch"] for line in metrics(result.path)] == [2, 3]
 

@@ -152,16 +152,3 @@ def test_metrics_are_appended_and_replaced(tmp_path: Path) -> None:
         run.add_metrics({"epoch": 2, "loss": 0.5})
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"epoch": 1}, {"epoch": 2, "loss": 0.5}]
-
-
-def test_weights_come_back_whatever_their_layout(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    run = folder(tmp_path)
-    w = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
-    with run.lock():
-        run.save_weights({"a": w, "tied": w, "half": w[:2]})
-    loaded = load_file(run.path / "weights.safetensors")
-    assert torch.equal(loaded["a"], w)
-    assert torch.equal(loaded["tied"], w)
-    assert torch.equal(loaded["half"], w[:2])

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsecycle.files.contents import DTYPES, Contents, Matrix
+from sparsecycle.files.contents import DTYPES, About, Contents, Matrix
 from sparsecycle.files.packed import file_in, read_contents
 from sparsecycle.report import table
 
@@ -96,7 +96,8 @@ class Inspection:
         if about.factory is not None:
             lines.append(f"made by {about.factory}, called with {about.arguments}")
         if about.shape is not None:
-            lines.append(f"input of shape {about.shape}, mean {about.mean}, deviation {about.std}")
+            normalised = [f"{of} {', '.join(f'{v:.4g}' for v in values)}" for of, values in _normalisation(about)]
+            lines.append(", ".join([f"input of shape {about.shape}", *normalised]))
         if about.classes is not None:
             lines.append(f"{len(about.classes)} classes: {', '.join(about.classes[:10])}{_more(about.classes)}")
         return "\n".join(lines)
@@ -111,6 +112,10 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     """
     path = file_in(path)
     return Inspection(path, read_contents(path), path.stat().st_size)
+
+
+def _normalisation(about: About) -> list[tuple[str, tuple[float, ...]]]:
+    return [(of, values) for of, values in (("mean", about.mean), ("deviation", about.std)) if values]
 
 
 def _entropy(share: float) -> float:

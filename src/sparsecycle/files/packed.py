@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_safetensors
 from torch import Tensor, nn
 
 from sparsecycle.files import positions
@@ -63,7 +63,7 @@ def save(
     *,
     factory: str | None = None,
     arguments: Iterable[Any] | Mapping[str, Any] = (),
-    report: Report | None = None,
+    report: Report | Mapping[str, Any] | None = None,
     classes: Iterable[str] | None = None,
     shape: Iterable[int] | None = None,
     mean: Iterable[float] | None = None,
@@ -83,7 +83,7 @@ def save(
         factory: What makes the network, so that ``load(path)`` needs no model: one of the laboratory's networks, such
             as ``"resnet-18"``, or a function of your own, ``"package.module:function"``.
         arguments: What the factory is called with, by place or by name: plain JSON values. Lists come back as tuples.
-        report: What the sparsifier reported, to be kept.
+        report: What the sparsifier reported, to be kept; its plain data will do.
         classes: The outputs' names, in order.
         shape: Of one input.
         mean: Of each channel of an input, which is subtracted first.
@@ -98,7 +98,7 @@ def save(
     about = About(
         factory,
         dict(arguments) if isinstance(arguments, Mapping) else tuple(arguments),
-        None if report is None else report.to_dict(),
+        report.to_dict() if isinstance(report, Report) else None if report is None else dict(report),
         None if classes is None else tuple(map(str, classes)),
         None if shape is None else tuple(map(int, shape)),
         None if mean is None else tuple(map(float, mean)),
@@ -122,7 +122,19 @@ def save(
     contents = Contents(values, tuple(matrices), tuple(dense), names, ties, about).pack()
     parts[_CONTENTS] = contents
     metadata = {"format": "pt", "kind": KIND, "version": _VERSION, "digest": _sha256(contents)}
-    write_whole(path, to_safetensors({n: np.frombuffer(data, np.uint8) for n, data in parts.items()}, metadata))
+    write_whole(path, _safetensors(parts, metadata))
+
+
+def _safetensors(parts: Mapping[str, bytes], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file of bytes by name. The library's own writer has the metadata in another order every time."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, data in parts.items():
+        begin, end = end, end + len(data)
+        header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # where the tensors begin
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts.values()])
 
 
 def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:

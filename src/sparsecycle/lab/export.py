@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ from torch import Tensor, nn
 
 from sparsecycle.files import packed
 from sparsecycle.files.container import write_whole
+from sparsecycle.files.contents import About
+from sparsecycle.files.folder import save_pretrained
+from sparsecycle.files.narrow import Values
 from sparsecycle.files.onnx import to_onnx
 from sparsecycle.files.openvino import to_openvino
 from sparsecycle.lab.bench.stored import read
 
-__all__ = ["Export", "Network", "export", "network", "parse", "to_torch"]
+__all__ = ["Export", "Network", "export", "network", "parse", "to_folder", "to_torch"]
 
-_SUFFIXES = {"onnx": ".onnx", "torch": ".pt", "openvino": ".xml"}
+_SUFFIXES = {"onnx": ".onnx", "torch": ".pt", "openvino": ".xml", "folder": "-packed"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +37,23 @@ class Export:
 
     Examples: sparsecycle export runs/NAME --to onnx
               sparsecycle export pruned.pt2 --to torch --output weights.pt
+              sparsecycle export runs/NAME --to folder --values bf16 --output my-network
     """
 
     network: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A network: the folder of a finished run of sparsecycle train; a file of sparsecycle.save; or one of
     torch.export.save, NAME.pt2, which keeps the shapes that it was exported for."""
 
-    to: Literal["onnx", "torch", "openvino"]
+    to: Literal["onnx", "torch", "openvino", "folder"]
     """onnx: one file. torch: the dense state_dict, for torch.load. openvino: NAME.xml and NAME.bin. Engines take any
-    number of images at a time."""
+    number of images at a time. folder: a packed file and its model card, for a model hub."""
 
     output: Path | None = None
-    """File to write; None: model.onnx, model.pt or model.xml in a run's folder, NAME.onnx ... beside a file."""
+    """File or folder to write; None: model.onnx, model.pt, model.xml or model-packed in a run's folder, NAME.onnx ...
+    beside a file."""
+
+    values: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    """What a folder's packed file stores weights as; fp32: bit for bit."""
 
     sparse: bool = False
     """Leave the weights that are zero out of the ONNX file. onnxruntime reads it so, OpenVINO does not."""
@@ -59,8 +68,16 @@ class Export:
     def __post_init__(self) -> None:
         if self.sparse and self.to != "onnx":
             raise ValueError(f"sparse is for --to onnx alone, not for {self.to}")
-        if self.shape is not None and (self.to == "torch" or self.network.suffix == ".pt2"):
-            what = "a state_dict" if self.to == "torch" else f"{self.network}, which keeps its own,"
+        if self.values != "fp32" and self.to != "folder":
+            raise ValueError(f"values={self.values!r} is for --to folder alone, not for {self.to}")
+        if self.shape is not None and (self.to in ("torch", "folder") or self.network.suffix == ".pt2"):
+            what = (
+                "a state_dict"
+                if self.to == "torch"
+                else "a folder"
+                if self.to == "folder"
+                else f"{self.network}, which keeps its own,"
+            )
             raise ValueError(f"shape={self.shape}: there is none to choose for {what}")
         if self.shape is not None and not (self.shape and min(self.shape) >= 1):
             raise ValueError(f"shape={self.shape}; allowed are whole numbers of at least 1")
@@ -73,7 +90,9 @@ class Export:
         if self.output is not None:
             return self.output
         suffix = _SUFFIXES[self.to]
-        return self.network / f"model{suffix}" if self.network.is_dir() else self.network.with_suffix(suffix)
+        if self.network.is_dir():
+            return self.network / f"model{suffix}"
+        return self.network.with_name(f"{self.network.stem}{suffix}")
 
 
 @dataclass(frozen=True)
@@ -134,6 +153,26 @@ def to_torch(model: nn.Module, path: str | os.PathLike[str]) -> int:
     return len(file.getvalue())
 
 
+def to_folder(model: nn.Module, source: Path, folder: Path, values: Values) -> str:
+    """Write a network's packed file and its card, with all that is known where it comes from, and say how large it is.
+
+    Args:
+        model: The network.
+        source: Where it was read.
+        folder: Where to write.
+        values: See :func:`sparsecycle.save`.
+    """
+    about, results = About(), {}
+    if source.suffix != ".pt2":
+        about = packed.read_contents(source).about
+    if (source / "result.json").exists():
+        accuracy = json.loads((source / "result.json").read_text(encoding="utf-8"))["accuracy"]
+        results["accuracy on the test images, before packing"] = f"{100 * accuracy:.2f} %"
+    save_pretrained(model, folder, values, results=results, **vars(about))
+    size = (folder / packed.NAME).stat().st_size
+    return f"{folder}: {packed.NAME}, {size / 1e6:.3g} MB, and its card, README.md"
+
+
 def export(options: Export) -> str:
     """Write what was asked for, and say what it is.
 
@@ -145,6 +184,8 @@ def export(options: Export) -> str:
     its = network(options.network, options.shape, options.allow)
     if options.to == "torch":
         return f"{options.target}: {to_torch(its.model, options.target) / 1e6:.3g} MB"
+    if options.to == "folder":
+        return to_folder(its.model, options.network, options.target, options.values)
     if not its.inputs:
         raise ValueError(f"{options.network} does not say of what shape its inputs are: say it, as in --shape 3 32 32")
     if options.to == "onnx":

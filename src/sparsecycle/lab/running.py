@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from sparsecycle.files.packed import NAME, load, save
 from sparsecycle.files.weights import load_weights
+from sparsecycle.lab import data as datasets
 from sparsecycle.lab import hardware
 from sparsecycle.lab.attach import attach
 from sparsecycle.lab.catalogue import DENSE, SEARCHES, TICKET
-from sparsecycle.lab.data import load
 from sparsecycle.lab.data.dataset import Dataset, Split
 from sparsecycle.lab.experiment import Experiment
-from sparsecycle.lab.models import build
+from sparsecycle.lab.models import build, factory_of
 from sparsecycle.lab.progress import Kind, Reporter, reporter
 from sparsecycle.lab.recipe import Recipe
 from sparsecycle.lab.result import Result
@@ -235,13 +236,25 @@ def _finish(
     found: Found | None,
 ) -> Result:
     """Write what came out; ``result.json`` last, since it is what makes the run a finished one."""
-    achieved = 0.0
+    achieved, report = 0.0, None
     if sparsifier is not None:
         report = sparsifier.finalize(trainer.example)
         achieved = report.achieved
         folder.write_json("report.json", report.to_dict())
         folder.write_bytes("report.txt", f"{report}\n".encode())
-    folder.save_weights(trainer.model.state_dict())
+    data = trainer.data
+    factory, arguments = factory_of(experiment.model, data.shape, len(data.classes))
+    save(
+        trainer.model,
+        folder.path / NAME,
+        factory=factory,
+        arguments=arguments,
+        report=report,
+        classes=data.classes,
+        shape=data.shape,
+        mean=data.mean,
+        std=data.std,
+    )
     if found is not None:
         found.ticket.save(folder.path / "ticket.safetensors")
     folder.set_metrics(metrics)
@@ -273,13 +286,9 @@ def _finish(
 @functools.lru_cache(maxsize=1)
 def _load(name: str, root: Path | None) -> Dataset:
     """A comparison's runs share their data set."""
-    return load(name, root)
+    return datasets.load(name, root)
 
 
 def _network(experiment: Experiment, data: Dataset, trained: Result) -> nn.Module:
     """The network that a finished run left."""
-    from safetensors.torch import load_file
-
-    network = build(experiment.model, data.shape, len(data.classes))
-    network.load_state_dict(load_file(trained.path / "weights.safetensors"))
-    return network
+    return load(trained.path, build(experiment.model, data.shape, len(data.classes)))

@@ -5,7 +5,8 @@
 ``environment.json``   versions and machine of every start
 ``metrics.jsonl``      one line an epoch
 ``checkpoint-EPOCH-DIGEST.pt``  the state after that many epochs, while the run is unfinished
-``weights.safetensors``, ``report.json``, ``report.txt``  what came out
+``model.safetensors``  the network, packed (:func:`sparsecycle.save`), bit for bit
+``report.json``, ``report.txt``  how sparse it is
 ``result.json``        written last: a run with it is finished
 ``failed.json``        why the last attempt ended early
 """
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sparsecycle.files.container import write_whole
 
@@ -206,11 +206,3 @@ class RunFolder:
         for path in self.path.glob("checkpoint-*.pt"):
             if path.name != but and _CHECKPOINT.fullmatch(path.name):
                 path.unlink()
-
-    def save_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Write ``weights.safetensors``: the dense model's state_dict, zeros included."""
-        from safetensors.torch import save
-
-        # safetensors takes neither shared storage (tied weights) nor a channels-last layout.
-        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-        self.write_bytes("weights.safetensors", save(tensors))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sparsecycle import runtime
+from sparsecycle.files.packed import NAME, save
 from sparsecycle.lab import data
 from sparsecycle.lab.bench import stored
 from sparsecycle.lab.bench.engines import sample
@@ -47,7 +48,7 @@ def exported(model: nn.Module, tmp_path: Path) -> Path:
 def run(tmp_path: Path) -> Path:
     folder = Experiment(data="digits", model="linear").folder(tmp_path)
     with folder.lock():
-        folder.save_weights(build("linear", (1, 8, 8), 10).state_dict())
+        save(build("linear", (1, 8, 8), 10), folder.path / NAME)
     return folder.path
 
 
@@ -83,14 +84,14 @@ def test_a_run_has_the_images_of_its_data(run: Path) -> None:
 def test_a_run_may_have_a_normalisation_of_its_own(tmp_path: Path) -> None:
     folder = Experiment(data="digits", model="linear", mean=(0.25,), std=(0.5,)).folder(tmp_path)
     with folder.lock():
-        folder.save_weights(build("linear", (1, 8, 8), 10).state_dict())
+        save(build("linear", (1, 8, 8), 10), folder.path / NAME)
     (inputs,) = read(folder.path, 5).inputs
     torch.testing.assert_close(inputs, (data.load("digits").test.images[:5] / 255 - 0.25) / 0.5)
 
 
 def test_an_unfinished_run_is_refused(run: Path) -> None:
-    (run / "weights.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"has no weights\.safetensors: its run is not finished"):
+    (run / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"has no model\.safetensors: its run is not finished"):
         read(run)
 
 

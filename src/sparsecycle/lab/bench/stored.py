@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sparsecycle import runtime
+from sparsecycle.files.packed import NAME, load
 from sparsecycle.lab import data as datasets
 from sparsecycle.lab.bench.engines import sample
 from sparsecycle.lab.bench.exports import from_export
@@ -76,13 +76,12 @@ def read(path: Path, batch: int | None = None) -> Stored:
 
 
 def _of_run(folder: Path, batch: int) -> Stored:
-    weights = folder / "weights.safetensors"
-    if not weights.exists():
-        raise ValueError(f"{folder} has no {weights.name}: its run is not finished; sparsecycle train goes on with it")
+    if not (folder / NAME).exists():
+        raise ValueError(f"{folder} has no {NAME}: its run is not finished; sparsecycle train goes on with it")
     experiment = json.loads((folder / "config.json").read_text(encoding="utf-8"))["experiment"]
     images = datasets.load(experiment["data"]).normalised_by(experiment.get("mean", ()), experiment.get("std", ()))
     model = build(experiment["model"], images.shape, len(images.classes))
-    model.load_state_dict(load_file(weights))
+    load(folder, model)
 
     def batches(split: datasets.Split, count: int) -> list[tuple[Tensor]]:
         return [(its,) for its in normalised(images, split.images[: count * batch]).split(batch) if len(its) == batch]

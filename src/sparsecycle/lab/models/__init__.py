@@ -28,7 +28,7 @@ from sparsecycle.lab.models.shapes import Shape, check
 from sparsecycle.lab.models.vgg import vgg_16, vgg_19, vgg_19_qureshi, vgg_like, vgg_like_snip
 from sparsecycle.names import nearest
 
-__all__ = ["MODELS", "Shape", "build"]
+__all__ = ["MODELS", "Shape", "build", "factory_of"]
 
 MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
     "linear": linear,
@@ -81,6 +81,14 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
         f"model {name!r} is not known{nearest(name, MODELS) or '.'} Known are {', '.join(MODELS)}, besides "
         f"timm:NAME and package.module:factory"
     )
+
+
+def factory_of(name: str, shape: Shape, classes: int) -> tuple[str, tuple[Any, ...] | dict[str, Any]]:
+    """What :func:`build` calls for these, as :func:`sparsecycle.save` takes it: a factory and its arguments."""
+    if name.startswith("timm:"):
+        words = {"model_name": name.removeprefix("timm:"), "in_chans": shape[0], "num_classes": classes}
+        return "timm:create_model", words
+    return name, (shape, classes)
 
 
 def _from_timm(name: str, shape: Shape, classes: int) -> nn.Module:
