@@ -41,7 +41,7 @@ DTYPES = {
 
 _FLOATING = [name for name, dtype in DTYPES.items() if dtype.is_floating_point]
 
-_LARGEST = 1 << 24  # bytes of the table, unpacked
+_LARGEST = 1 << 22  # bytes of the table, unpacked; JSON takes 25 times as much memory at worst
 _DIMENSIONS = 32  # at most, of a tensor
 _SIZE = 1 << 48  # elements, at most, of a tensor; so that no product of sizes overflows
 

@@ -72,7 +72,8 @@ class Frame:
         """
         found = bytearray()
         try:
-            while len(found) < count and (some := self._reader.read(count - len(found))):
+            # In pieces, since the reader takes memory for all that it is asked for.
+            while len(found) < count and (some := self._reader.read(min(count - len(found), 1 << _WINDOW))):
                 found += some
         except _zstd().ZstdError as error:
             raise Broken(f"a part that zstd packed cannot be unpacked ({error})") from error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sparsecycle.files.contents import About
@@ -18,22 +18,23 @@ __all__ = ["make"]
 _OWN = "sparsecycle.lab.models"
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Within, tensors that random numbers were to fill stay as they are: drawing them takes longer than a file does."""
+class _NothingWritten(TorchFunctionMode):
+    """Within, what would write into a tensor does nothing: drawing weights on meta loads half a second of modules."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        drawn = func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init"
         words = kwargs or {}
-        return (args or (words["tensor"],))[0] if drawn else func(*args, **words)
+        name = getattr(func, "__name__", "")
+        in_place = name.endswith("_") and not name.endswith("__")
+        return (args or (words["tensor"],))[0] if in_place else func(*args, **words)
 
 
 def make(about: About, allow: Collection[str], check: Callable[[nn.Module], None]) -> nn.Module:
     """Call the factory of a file, if it is one of the package's own networks or allowed by name.
 
-    A network of the package's own comes without its first weights drawn: all of them are about to be read. The file's
-    arguments may ask for any size of it, so that it is first made without memory, and checked.
+    A network of the package's own is made without memory, since the file's arguments may ask for any size. Once it is
+    checked it gets some, which nothing fills: all of its state is about to be read, and drawing weights takes longer.
 
     Args:
         about: What the file says of its factory.
@@ -47,14 +48,14 @@ def make(about: About, allow: Collection[str], check: Callable[[nn.Module], None
         raise ValueError("names no factory that makes its network; pass the network: load(path, model)")
     own = importlib.import_module(_OWN)
     if about.factory in own.MODELS:
-        with _NothingDrawn():
-            try:
-                with torch.device("meta"):
-                    outline: nn.Module = own.build(about.factory, *_places(about.arguments))
-            except (ArithmeticError, RuntimeError, TypeError) as error:
-                raise ValueError(f"calls {about.factory!r} with {about.arguments}: {error}") from error
-            check(outline)
-            made: nn.Module = own.build(about.factory, *_places(about.arguments))
+        try:
+            with _NothingWritten(), torch.device("meta"):
+                made: nn.Module = own.build(about.factory, *_places(about.arguments))
+        except (ArithmeticError, RuntimeError, TypeError) as error:
+            raise ValueError(f"calls {about.factory!r} with {about.arguments}: {error}") from error
+        check(made)
+        state = {name: torch.empty(its.shape, dtype=its.dtype) for name, its in made.state_dict().items()}
+        made.load_state_dict(state, assign=True)
         return made
     if about.factory not in ([allow] if isinstance(allow, str) else allow):
         raise ValueError(
