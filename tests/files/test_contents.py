@@ -63,6 +63,7 @@ forms = st.builds(
     packed=st.booleans(),
 )
 lengths = st.lists(st.integers(0, 2**40), max_size=6).map(tuple)
+printable = st.text(max_size=5).filter(str.isprintable)
 digests = st.text("0123456789abcdef", min_size=16, max_size=16)
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
@@ -73,7 +74,7 @@ plain = st.recursive(
 
 @st.composite
 def tables(draw: st.DrawFn) -> Contents:
-    names = draw(st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=9))
+    names = draw(st.lists(printable.filter(len), unique=True, max_size=9))
     matrices, shapes, ties = [], {}, {}
     for i, name in enumerate(names):
         shape = tuple(draw(st.lists(st.integers(1, 99), min_size=2, max_size=4)))
@@ -104,10 +105,10 @@ def tables(draw: st.DrawFn) -> Contents:
     dtypes = draw(st.sampled_from(list(DTYPES)))
     dense = (Dense(dtypes, shapes, draw(forms), draw(lengths), draw(digests)),) if shapes else ()
     about = About(
-        draw(st.none() | st.text(max_size=5)),
+        draw(st.none() | printable),
         draw(st.lists(plain, max_size=3).map(tuple) | st.dictionaries(st.text(max_size=3), plain, max_size=3)),
         draw(st.none() | st.dictionaries(st.text(max_size=3), plain, max_size=3)),
-        draw(st.none() | st.lists(st.text(max_size=3), max_size=3).map(tuple)),
+        draw(st.none() | st.lists(printable, max_size=3).map(tuple)),
         draw(st.none() | st.lists(st.integers(0, 300), max_size=3).map(tuple)),
         draw(st.none() | st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3).map(tuple)),
         None,
@@ -267,3 +268,12 @@ def test_what_could_not_be_read_is_not_written(about: About, message: str) -> No
         replace(CONTENTS, about=about).pack()
     with pytest.raises(ValueError, match="it has 40 dimensions; allowed are 32"):
         replace(CONTENTS, matrices=(replace(MATRIX, shape=(1,) * 40),)).pack()
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "a\nb", "\ud800", "a\u202eb"], ids=range(4))
+def test_texts_that_a_terminal_takes_for_commands(text: str) -> None:
+    for about in (About(factory=text), About(classes=("a", text))):
+        with pytest.raises(Broken, match="is no name that can be printed"):
+            replace(CONTENTS, about=about).pack()
+    table = json.loads(json.dumps(asdict(CONTENTS)))
+    refused(table | {"names": ["n", text, "m", "w"], "ties": {text: "w"}}, "is no name that can be printed")

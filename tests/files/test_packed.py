@@ -551,3 +551,22 @@ def test_the_file_may_go_once_it_is_read(model: nn.Module, tmp_path: Path) -> No
     (tmp_path / "f").write_bytes(bytes(json.dumps("x") * 1000, "ascii"))
     (tmp_path / "f").unlink()
     assert same(state, model.state_dict())
+
+
+def test_data_parallel_wrappers_leave_no_trace(tmp_path: Path) -> None:
+    model = nn.Linear(3, 4)
+    save(nn.DataParallel(model), tmp_path / "net")
+    assert list(read_state(tmp_path / "net")) == ["weight", "bias"]
+    other = nn.DataParallel(nn.Linear(3, 4))
+    assert load(tmp_path / "net", other) is other
+    assert torch.equal(other.module.weight, model.weight)
+
+
+def test_a_backward_over_weights_that_were_overwritten_is_refused(tmp_path: Path) -> None:
+    model = nn.Linear(3, 4)
+    save(model, tmp_path / "net")
+    x = torch.ones(2, 3, requires_grad=True)
+    loss = model(x).sum()
+    load(tmp_path / "net", model)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

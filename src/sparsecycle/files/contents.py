@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -18,7 +19,7 @@ from sparsecycle.files.broken import Broken, demand
 from sparsecycle.files.entropy import Frame, compress
 from sparsecycle.files.values import Form
 
-__all__ = ["DTYPES", "About", "Contents", "Dense", "Matrix", "dtype_name"]
+__all__ = ["DTYPES", "About", "Contents", "Dense", "Matrix", "digest_of", "dtype_name"]
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -51,6 +52,11 @@ def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
+def digest_of(data: bytes | NDArray[np.uint8], digits: int = 16) -> str:
+    """The first hexadecimal digits of the SHA-256 of some bytes."""
+    return hashlib.sha256(data if isinstance(data, bytes) else data.data).hexdigest()[:digits]
+
+
 @dataclass(frozen=True)
 class Matrix:
     """A tensor with bytes of its own.
@@ -69,7 +75,7 @@ class Matrix:
         values: See :class:`sparsecycle.files.values.Form`.
         scales: Likewise, of the scales of ``"int8"``.
         lengths: Bytes of each part: living channels, positions, scales, values.
-        digest: See :func:`sparsecycle.files.packed.digest_of`.
+        digest: See :func:`digest_of`.
     """
 
     name: str
@@ -125,7 +131,7 @@ class Dense:
         shapes: Their shapes, by name.
         values: See :class:`sparsecycle.files.values.Form`.
         lengths: Bytes of each part.
-        digest: See :func:`sparsecycle.files.packed.digest_of`.
+        digest: See :func:`digest_of`.
     """
 
     dtype: str
@@ -272,6 +278,9 @@ class Contents:
         demand(len(set(there)) == len(there), "a tensor is there twice")
         demand(sorted([*there, *self.ties]) == sorted(self.names), "the names are not those of the tensors")
         demand(all(name in there for name in self.ties.values()), "a tie is to a tensor that is not there")
+        # They are printed, and a terminal may be told things by others.
+        for text in (*self.names, *(self.about.classes or ()), self.about.factory or ""):
+            demand(text.isprintable(), f"{text!r} is no name that can be printed")
 
 
 def _check_dtype(dtype: str) -> None:

@@ -12,10 +12,7 @@ and a model that it does not fit is left as it was.
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
-import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,15 +24,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
-from sparsecycle.files import positions
 from sparsecycle.files.broken import Broken, demand
 from sparsecycle.files.container import write_whole
-from sparsecycle.files.contents import DTYPES, About, Contents, Dense, Matrix, dtype_name
+from sparsecycle.files.contents import DTYPES, About, Contents, digest_of, dtype_name
 from sparsecycle.files.factory import make
-from sparsecycle.files.narrow import Values, bits_of, narrow, tensor_of, widen
-from sparsecycle.files.structure import Structure, find
-from sparsecycle.files.values import Numbers, encode
+from sparsecycle.files.narrow import Values, bits_of
+from sparsecycle.files.tensors import Piece, pack_dense, pack_matrix, unpack
 from sparsecycle.report import Report
 
 __all__ = ["KIND", "NAME", "file_in", "load", "read_contents", "read_state", "save"]
@@ -46,11 +42,8 @@ NAME = "model.safetensors"
 
 _VERSION = "1"
 _CONTENTS = "sparsecycle/contents"
-_PIECE = 1 << 13  # elements that are read at a time
 
 Bytes = NDArray[np.uint8]
-Piece = tuple[NDArray[np.int64], Tensor]
-"""Places in a tensor made flat, and the values there, of the tensor's type."""
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -110,18 +103,18 @@ def save(
     others: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         if tensor.dim() > 1 and tensor.is_floating_point() and tensor.numel():
-            matrix, parts[name] = _pack_matrix(name, tensor, values)
+            matrix, parts[name] = pack_matrix(name, tensor, values)
             matrices.append(matrix)
         else:
             others.setdefault(dtype_name(tensor), {})[name] = tensor
     dense = []
     for dtype, tensors in others.items():
-        group, data = _pack_dense(dtype, tensors)
+        group, data = pack_dense(dtype, tensors)
         parts[group.name] = data
         dense.append(group)
     contents = Contents(values, tuple(matrices), tuple(dense), names, ties, about).pack()
     parts[_CONTENTS] = contents
-    metadata = {"format": "pt", "kind": KIND, "version": _VERSION, "digest": _sha256(contents)}
+    metadata = {"format": "pt", "kind": KIND, "version": _VERSION, "digest": digest_of(contents, 64)}
     write_whole(path, _safetensors(parts, metadata))
 
 
@@ -137,13 +130,23 @@ def _safetensors(parts: Mapping[str, bytes], metadata: Mapping[str, str]) -> byt
     return b"".join([len(text).to_bytes(8, "little"), text, *parts.values()])
 
 
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself, without what torch.compile and data parallelism put around it, and before its names."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
 def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
     """The state's tensors on the CPU, the names of those that are others' too, and all names in order."""
-    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     found: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     first: dict[tuple[Any, ...], str] = {}
-    state = model.state_dict()
+    state = _unwrapped(model).state_dict()
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor) or nn.parameter.is_lazy(tensor):
             raise ValueError(f"{name} is of type {type(tensor).__name__}; a packed file holds tensors alone")
@@ -160,72 +163,6 @@ def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], tuple[s
         first[place] = name
         found[name] = tensor.detach().cpu()
     return found, ties, tuple(state)
-
-
-def _pack_matrix(name: str, tensor: Tensor, values: Values) -> tuple[Matrix, bytes]:
-    try:
-        stored, bits, scales = narrow(tensor, values)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    mask = bits != 0
-    kept = int(mask.sum())
-    ways = []
-    if 4 * kept > 3 * mask.size:  # else that costs more, whatever the values are
-        way = Structure(mask.shape, (1,) * mask.ndim)
-        ways.append((way, positions.Positions("all", 0, ()), bits.reshape(-1)))
-    if kept < mask.size:
-        coded = [(way, positions.encode(way.flat(mask))) for way in find(mask)]
-        way, where = min(coded, key=lambda way: way[1].size)
-        ways.append((way, where, bits.reshape(-1)[_weights(way, where, kept)]))
-    packed = []
-    for way, where, numbers in ways:
-        alive = [np.packbits(one).tobytes() for one in way.alive if one is not None]
-        scaling, scale_bytes = (None, ()) if scales is None else encode(bits_of(scales), signed=True)
-        form, value_bytes = encode(numbers, signed=True)
-        sections = [*alive, *where.sections, *scale_bytes, *value_bytes]
-        data = b"".join(sections)
-        matrix = Matrix(
-            name=name,
-            shape=tuple(tensor.shape),
-            dtype=dtype_name(tensor),
-            stored=stored,
-            kept=kept,
-            block=way.block,
-            alive=tuple(one is not None for one in way.alive),
-            channels_last=way.channels_last,
-            code=where.code,
-            k=where.k,
-            values=form,
-            scales=scaling,
-            lengths=tuple(map(len, sections)),
-            digest=_digest(data),
-        )
-        packed.append((matrix, data))
-    return min(packed, key=lambda its: len(its[1]))
-
-
-def _weights(way: Structure, where: positions.Positions, kept: int) -> NDArray[np.int64]:
-    """The kept weights' places in the order in which a reader finds them."""
-    sections = [np.frombuffer(section, np.uint8) for section in where.sections]
-    size = math.prod(way.block)
-    found = positions.decode(where.code, where.k, sections, math.prod(way.reduced), kept // size)
-    return np.concatenate([np.empty(0, np.int64), *(its for piece in found for its in way.weights(piece))])
-
-
-def _pack_dense(dtype: str, tensors: Mapping[str, Tensor]) -> tuple[Dense, bytes]:
-    bits = np.concatenate([bits_of(tensor).reshape(-1) for tensor in tensors.values()])
-    form, sections = encode(bits, DTYPES[dtype].is_floating_point)
-    data = b"".join(sections)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return Dense(dtype, shapes, form, tuple(map(len, sections)), _digest(data)), data
-
-
-def _digest(data: bytes | Bytes) -> str:
-    return _sha256(data)[:16]
-
-
-def _sha256(data: bytes | Bytes) -> str:
-    return hashlib.sha256(data if isinstance(data, bytes) else data.data).hexdigest()
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -265,7 +202,7 @@ def load(
         if model is None:
             network = make(contents.about, allow, check)
         else:
-            network = getattr(model, "_orig_mod", model)
+            network = _unwrapped(model)
             check(network)
             if any(tensor.is_meta for tensor in network.state_dict().values()):
                 raise ValueError("cannot be read into a network on meta, which has no memory")
@@ -311,7 +248,7 @@ def read_contents(path: str | os.PathLike[str], *, limit: int | None = None) -> 
             names = file.keys()
             demand(_CONTENTS in names, "its table of contents is missing")
             data = _bytes(file, _CONTENTS)
-            sound = _sha256(data) == metadata.get("digest")
+            sound = digest_of(data, 64) == metadata.get("digest")
             demand(sound, "its table of contents was changed after it was written: its digest is another")
             contents = Contents.unpack(data)
             expected = {_CONTENTS, *(stored.name for stored in contents.stored)}
@@ -323,7 +260,7 @@ def read_contents(path: str | os.PathLike[str], *, limit: int | None = None) -> 
             )
         for stored in contents.stored:
             with _saying(path, stored.name):
-                demand(_digest(_bytes(file, stored.name)) == stored.digest, "its bytes were changed: see its digest")
+                demand(digest_of(_bytes(file, stored.name)) == stored.digest, "its bytes were changed: see its digest")
     return contents
 
 
@@ -336,81 +273,10 @@ def _unpack(path: Path, contents: Contents, targets: Mapping[str, Tensor]) -> No
         # Opened anew, so that what was read of the file does not stay in memory.
         with _saying(path, stored.name), _opened(path) as file:
             data = _bytes(file, stored.name)
-            demand(_digest(data) == stored.digest, "its bytes have changed since it was opened")
-            for name, dtype, shape, pieces in _tensors(stored, data):
+            demand(digest_of(data) == stored.digest, "its bytes have changed since it was opened")
+            for name, dtype, shape, pieces in unpack(stored, data):
                 names = [its for its in (name, *others.get(name, ())) if its in targets]
                 _fill([targets[its] for its in names], dtype, shape, pieces)
-
-
-def _tensors(
-    stored: Matrix | Dense, data: Bytes
-) -> Iterator[tuple[str, torch.dtype, tuple[int, ...], Iterator[Piece]]]:
-    if isinstance(stored, Matrix):
-        yield stored.name, DTYPES[stored.dtype], stored.shape, _read_matrix(stored, data)
-        return
-    dtype = DTYPES[stored.dtype]
-    numbers = Numbers(
-        stored.values, _split(data, stored.lengths), stored.weights, 8 * dtype.itemsize, dtype.is_floating_point
-    )
-    for name, shape in stored.shapes.items():
-        yield name, dtype, shape, _read_dense(numbers, dtype, math.prod(shape))
-    numbers.end()
-
-
-def _read_dense(numbers: Numbers, dtype: torch.dtype, size: int) -> Iterator[Piece]:
-    for begin in range(0, size, _PIECE):
-        count = min(_PIECE, size - begin)
-        yield np.arange(begin, begin + count), tensor_of(numbers.take(count), dtype)
-
-
-def _read_matrix(matrix: Matrix, data: Bytes) -> Iterator[Piece]:
-    sections = _split(data, matrix.lengths)
-    way = _structure(matrix, sections)
-    dense = matrix.code == "all" and way.plain
-    size = math.prod(way.block)
-    demand(matrix.kept % size == 0, f"{matrix.kept} weights are kept, in blocks of {size}")
-    last = sum(matrix.alive)
-    end = len(sections) - (4 if matrix.scales else 2)
-    demand(last <= end, f"it has {len(sections)} parts")
-    kept = matrix.weights if dense else matrix.kept
-    places = positions.decode(matrix.code, matrix.k, sections[last:end], math.prod(way.reduced), kept // size)
-    numbers = Numbers(matrix.values, sections[-2:], kept, 8 * DTYPES[matrix.stored].itemsize, True)
-    scales = None
-    if matrix.scales:
-        reader = Numbers(matrix.scales, sections[-4:-2], matrix.shape[0], 16, True)
-        scales = tensor_of(reader.take(matrix.shape[0]), torch.bfloat16)
-        reader.end()
-        demand(bool((scales > 0).all() and scales.isfinite().all()), "a scale is no positive number")
-    row = matrix.weights // matrix.shape[0]
-    found = 0
-    for piece in places:
-        for where in way.weights(piece):
-            of_each = None if scales is None else scales[torch.from_numpy(where // row)]
-            bits = numbers.take(len(where))
-            found += int(np.count_nonzero(bits))
-            yield where, widen(bits, matrix.stored, DTYPES[matrix.dtype], of_each)
-    numbers.end()
-    demand(found == matrix.kept, f"{found} weights are not zero, where {matrix.kept} are said to be")
-
-
-def _structure(matrix: Matrix, sections: Sequence[Bytes]) -> Structure:
-    demand(len(sections) >= sum(matrix.alive), f"it has {len(sections)} parts")
-    alive: list[NDArray[np.bool_] | None] = []
-    bitmaps = iter(sections)
-    for there, n, b in zip(matrix.alive, matrix.shape, matrix.block, strict=False):
-        if not there:
-            alive.append(None)
-            continue
-        bits = next(bitmaps)
-        demand(b > 0 and len(bits) == -(-(n // b) // 8), "its living channels are not as many as it has channels")
-        alive.append(np.unpackbits(bits, count=n // b).astype(bool))
-    return Structure(matrix.shape, matrix.block, tuple(alive), matrix.channels_last)
-
-
-def _split(data: Bytes, lengths: Sequence[int]) -> list[Bytes]:
-    demand(sum(lengths) == len(data), f"its parts have {sum(lengths)} bytes, and there are {len(data)}")
-    ends = np.cumsum([0, *lengths]).tolist()
-    return [data[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 def _fill(targets: Sequence[Tensor], dtype: torch.dtype, shape: tuple[int, ...], pieces: Iterator[Piece]) -> None:
@@ -428,6 +294,9 @@ def _fill(targets: Sequence[Tensor], dtype: torch.dtype, shape: tuple[int, ...],
             flat[where] = bits
     for target in others:
         target.detach().copy_(beside[0])
+    for target in direct:
+        if not target.is_inference():
+            increment_version(target)  # what numpy wrote, autograd has not seen
 
 
 def _compare(contents: Contents, targets: Mapping[str, Any]) -> None:
