@@ -50,7 +50,7 @@ def test_pieces_are_bounded() -> None:
     for code in [*all_codes(mask), Positions("all", 0, ())]:
         size = kept if code.code == "all" else len(mask)
         data = [np.frombuffer(section, np.uint8) for section in code.sections]
-        assert max(len(piece) for piece in decode(code.code, code.k, data, size, kept)) <= 1 << 13
+        assert max(len(piece) for piece in decode(code.code, code.k, data, size, kept)) <= 1 << 14
 
 
 def test_one_weight_far_away() -> None:

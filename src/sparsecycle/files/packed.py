@@ -12,17 +12,13 @@ and a model that it does not fit is left as it was.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
@@ -31,6 +27,7 @@ from sparsecycle.files.container import write_whole
 from sparsecycle.files.contents import DTYPES, About, Contents, digest_of, dtype_name
 from sparsecycle.files.factory import make
 from sparsecycle.files.narrow import Values, bits_of
+from sparsecycle.files.parts import Parts, join
 from sparsecycle.files.tensors import Piece, pack_dense, pack_matrix, unpack
 from sparsecycle.report import Report
 
@@ -42,8 +39,6 @@ NAME = "model.safetensors"
 
 _VERSION = "1"
 _CONTENTS = "sparsecycle/contents"
-
-Bytes = NDArray[np.uint8]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -115,19 +110,7 @@ def save(
     contents = Contents(values, tuple(matrices), tuple(dense), names, ties, about).pack()
     parts[_CONTENTS] = contents
     metadata = {"format": "pt", "kind": KIND, "version": _VERSION, "digest": digest_of(contents, 64)}
-    write_whole(path, _safetensors(parts, metadata))
-
-
-def _safetensors(parts: Mapping[str, bytes], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file of bytes by name. The library's own writer has the metadata in another order every time."""
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, data in parts.items():
-        begin, end = end, end + len(data)
-        header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # where the tensors begin
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts.values()])
+    write_whole(path, join(parts, metadata))
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -193,24 +176,25 @@ def load(
             then; if there is no model, and no factory that may be called; if it claims more than ``limit``.
     """
     path = file_in(path)
-    contents = read_contents(path, limit=limit)
+    with Parts(path) as parts:
+        contents = _contents(path, parts, limit)
 
-    def check(network: nn.Module) -> None:
-        _compare(contents, network.state_dict())
+        def check(network: nn.Module) -> None:
+            _compare(contents, network.state_dict())
 
-    try:
-        if model is None:
-            network = make(contents.about, allow, check)
-        else:
-            network = _unwrapped(model)
-            check(network)
-            if any(tensor.is_meta for tensor in network.state_dict().values()):
-                raise ValueError("cannot be read into a network on meta, which has no memory")
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from error
-    if model is not None:
-        _unpack(path, contents, {})  # before a weight is touched
-    _unpack(path, contents, network.state_dict())
+        try:
+            if model is None:
+                network = make(contents.about, allow, check)
+            else:
+                network = _unwrapped(model)
+                check(network)
+                if any(tensor.is_meta for tensor in network.state_dict().values()):
+                    raise ValueError("cannot be read into a network on meta, which has no memory")
+        except ValueError as error:
+            raise ValueError(f"{path} {error}") from error
+        if model is not None:
+            _unpack(path, parts, contents, {})  # before a weight is touched
+        _unpack(path, parts, contents, network.state_dict())
     return network.eval() if model is None else model
 
 
@@ -222,11 +206,12 @@ def read_state(path: str | os.PathLike[str], *, limit: int | None = None) -> dic
         ValueError: See :func:`load`.
     """
     path = file_in(path)
-    contents = read_contents(path, limit=limit)
-    dtypes = contents.dtypes
-    state = {name: torch.empty(shape, dtype=dtypes[name]) for name, shape in contents.shapes.items()}
-    state |= {name: state[first] for name, first in contents.ties.items()}
-    _unpack(path, contents, state)
+    with Parts(path) as parts:
+        contents = _contents(path, parts, limit)
+        dtypes = contents.dtypes
+        state = {name: torch.empty(shape, dtype=dtypes[name]) for name, shape in contents.shapes.items()}
+        state |= {name: state[first] for name, first in contents.ties.items()}
+        _unpack(path, parts, contents, state)
     return state
 
 
@@ -238,41 +223,43 @@ def read_contents(path: str | os.PathLike[str], *, limit: int | None = None) -> 
         ValueError: See :func:`load`.
     """
     path = file_in(path)
-    with _opened(path) as file:
-        metadata = file.metadata() or {}
-        if metadata.get("kind") != KIND:
-            raise ValueError(f"{path} is not a {KIND} of sparsecycle, but {metadata.get('kind', 'some other file')!r}")
-        if metadata.get("version") != _VERSION:
-            raise ValueError(f"{path} has format version {metadata.get('version')}; this program reads {_VERSION}")
-        with _saying(path):
-            names = file.keys()
-            demand(_CONTENTS in names, "its table of contents is missing")
-            data = _bytes(file, _CONTENTS)
-            sound = digest_of(data, 64) == metadata.get("digest")
-            demand(sound, "its table of contents was changed after it was written: its digest is another")
-            contents = Contents.unpack(data)
-            expected = {_CONTENTS, *(stored.name for stored in contents.stored)}
-            demand(set(names) == expected, f"its parts are not those of its table: {sorted(set(names) ^ expected)[:3]}")
-            largest = _memory() if limit is None else limit
-            demand(
-                contents.dense_bytes <= largest,
-                f"it claims {contents.dense_bytes:,} bytes of tensors; allowed are {largest:,} (limit)",
-            )
-        for stored in contents.stored:
-            with _saying(path, stored.name):
-                demand(digest_of(_bytes(file, stored.name)) == stored.digest, "its bytes were changed: see its digest")
+    with Parts(path) as parts:
+        return _contents(path, parts, limit)
+
+
+def _contents(path: Path, parts: Parts, limit: int | None) -> Contents:
+    kind, version = (parts.metadata.get(word) for word in ("kind", "version"))
+    if kind != KIND:
+        raise ValueError(f"{path} is not a {KIND} of sparsecycle, but {kind or 'some other file'!r}")
+    if version != _VERSION:
+        raise ValueError(f"{path} has format version {version}; this program reads {_VERSION}")
+    with _saying(path):
+        data = parts.read(_CONTENTS)
+        sound = digest_of(data, 64) == parts.metadata.get("digest")
+        demand(sound, "its table of contents was changed after it was written: its digest is another")
+        contents = Contents.unpack(data)
+        different = parts.names ^ {_CONTENTS, *(stored.name for stored in contents.stored)}
+        demand(not different, f"its parts are not those of its table: {sorted(different)[:3]}")
+        largest = _memory() if limit is None else limit
+        demand(
+            contents.dense_bytes <= largest,
+            f"it claims {contents.dense_bytes:,} bytes of tensors; allowed are {largest:,} (limit)",
+        )
+    for stored in contents.stored:
+        with _saying(path, stored.name):
+            sound = digest_of(parts.read(stored.name)) == stored.digest
+            demand(sound, "its bytes were changed after they were written: their digest is another")
     return contents
 
 
-def _unpack(path: Path, contents: Contents, targets: Mapping[str, Tensor]) -> None:
+def _unpack(path: Path, parts: Parts, contents: Contents, targets: Mapping[str, Tensor]) -> None:
     """Write all tensors into their targets; read and check alone those that have none."""
     others: dict[str, list[str]] = {}
     for name, first in contents.ties.items():
         others.setdefault(first, []).append(name)
     for stored in contents.stored:
-        # Opened anew, so that what was read of the file does not stay in memory.
-        with _saying(path, stored.name), _opened(path) as file:
-            data = _bytes(file, stored.name)
+        with _saying(path, stored.name):
+            data = parts.read(stored.name)
             demand(digest_of(data) == stored.digest, "its bytes have changed since it was opened")
             for name, dtype, shape, pieces in unpack(stored, data):
                 names = [its for its in (name, *others.get(name, ())) if its in targets]
@@ -310,22 +297,6 @@ def _compare(contents: Contents, targets: Mapping[str, Any]) -> None:
     if wrong:
         more = f", and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise ValueError(f"is of another network: {'; '.join(wrong[:4])}{more}")
-
-
-def _bytes(file: Any, name: str) -> Bytes:
-    part = file.get_slice(name)
-    demand(part.get_dtype() == "U8" and len(part.get_shape()) == 1, f"{name} is no sequence of bytes")
-    data: Bytes = file.get_tensor(name)
-    return data
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 
 
 @contextmanager

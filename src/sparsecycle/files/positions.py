@@ -27,7 +27,7 @@ from sparsecycle.files.entropy import Frame, compress
 
 __all__ = ["Positions", "decode", "encode"]
 
-_PIECE = 1 << 10  # bytes that are decoded at a time
+_PIECE = 1 << 11  # bytes that are decoded at a time
 
 _HOPE = 1.1  # how much longer than the best a quickly compressed code may be, to be compressed well
 
@@ -70,7 +70,7 @@ def encode(mask: NDArray[np.bool_]) -> Positions:
 
 
 def decode(code: str, k: int, sections: Sequence[Bytes], size: int, kept: int) -> Iterator[Index]:
-    """Where the mask is true, in ascending order, in pieces of at most 2^13.
+    """Where the mask is true, in ascending order, in pieces of at most 2^14.
 
     Args:
         code: See :class:`Positions`.

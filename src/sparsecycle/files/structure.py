@@ -7,6 +7,7 @@ filters. What remains is random or a pattern; see :mod:`sparsecycle.files.positi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Structure:
         """Whether the flat mask is the tensor's own."""
         return math.prod(self.block) == 1 and not any(m is not None for m in self.alive) and not self.channels_last
 
-    @property
+    @functools.cached_property
     def reduced(self) -> tuple[int, ...]:
         """The shape of the mask that is left, before it is made flat."""
         counts = [n // b for n, b in zip(self.shape, self.block, strict=True)]
