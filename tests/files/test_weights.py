@@ -247,3 +247,12 @@ def test_any_nesting_of_wrappers_is_seen_through(prefix: str) -> None:
     state = model.state_dict()
     assert same(fit(inside(prefix)(state), model).tensors, state)
     assert same(fit(state, nn.Sequential(model)).tensors, nn.Sequential(model).state_dict())
+
+
+def test_a_folder_with_a_packed_file(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    save(model, tmp_path / "model.safetensors")
+    assert torch.equal(read_weights(tmp_path)["weight"], model.weight)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        read_weights(tmp_path)

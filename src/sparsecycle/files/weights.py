@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from sparsecycle.files.packed import KIND, read_state
+from sparsecycle.files.packed import KIND, file_in, read_state
 from sparsecycle.names import nearest
 
 __all__ = ["Fit", "fit", "load_weights", "read_weights"]
@@ -66,16 +66,16 @@ def load_weights(path: str | os.PathLike[str], model: nn.Module) -> Fit:
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The state_dict in a file of safetensors, of ``torch.save`` or of :func:`sparsecycle.save`, on the CPU.
+    """The state_dict in a file of safetensors, of ``torch.save`` or of :func:`sparsecycle.save`, or in a run's folder.
 
-    A checkpoint that has it under a usual key, such as ``state_dict``, is looked into. Nothing in the file is ever
-    executed.
+    Its tensors are on the CPU. A checkpoint that has it under a usual key, such as ``state_dict``, is looked into.
+    Nothing in the file is ever executed.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is of neither kind or not whole, or holds anything but tensors by name.
     """
-    path = Path(path)
+    path = file_in(path)
     with open(path, "rb") as file:
         # The length of a header that is JSON, then the header.
         is_safetensors = file.read(9)[8:] == b"{"

@@ -77,7 +77,7 @@ class Experiment(Pruning):
     """File of the ticket to train, for the method ticket."""
 
     init: str = ""
-    """File of weights to begin with, of torch.save or safetensors; empty: random ones."""
+    """Weights to begin with: a file of torch.save, safetensors or sparsecycle.save, or a run; empty: random ones."""
 
     keep_zeros: bool = False
     """Hold weights at zero that are zero in the file, and count them as pruned."""
@@ -188,8 +188,8 @@ class Experiment(Pruning):
     def config(self) -> dict[str, Any]:
         """The run as plain values.
 
-        A file is what is in it, wherever it lies. What is at its default and came after the first release is left
-        out, so that runs from before it are still found.
+        A file is what is in it, wherever it lies. What a run begins with is left out where that is nothing special, so
+        that runs from before there were such options are still found.
         """
         config: dict[str, Any] = plain(self)
         for name in ("init", "keep_zeros", "mean", "std"):

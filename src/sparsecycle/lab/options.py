@@ -74,7 +74,7 @@ class Options:
     """Network: a name of the laboratory, package.module:factory, or timm:NAME."""
 
     init: str = ""
-    """File of weights to begin with, of torch.save or safetensors; empty: random ones."""
+    """Weights to begin with: a file of torch.save, safetensors or sparsecycle.save, or a run; empty: random ones."""
 
     keep_zeros: bool = False
     """Hold weights at zero that are zero in the file, and count them as pruned."""
