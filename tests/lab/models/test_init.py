@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparsecycle.lab.models import MODELS, build
+from sparsecycle.files.contents import About
+from sparsecycle.files.factory import make
+from sparsecycle.lab.models import MODELS, build, factory_of
 
 # (c, h, w), prunable weights (of convolutions and linear layers), trainable parameters; ten classes.
 COUNTS = {
@@ -157,8 +159,8 @@ class TestTimm:
         """A stand-in for timm; what ``create_model`` was asked for."""
         asked = {}
 
-        def create_model(name, **options):
-            asked.update(options, name=name)
+        def create_model(model_name, **options):
+            asked.update(options, name=model_name)
             return nn.Identity()
 
         timm = types.ModuleType("timm")
@@ -171,6 +173,13 @@ class TestTimm:
     def test_a_network_is_made_untrained_for_these_images(self, asked):
         build("timm:resnet18", (1, 32, 32), 7)
         assert asked == {"name": "resnet18", "pretrained": False, "in_chans": 1, "num_classes": 7}
+
+    def test_a_packed_file_can_name_it(self, asked):
+        factory, arguments = factory_of("timm:resnet18", (1, 32, 32), 7)
+        assert factory == "timm:create_model"
+        assert isinstance(make(About(factory, arguments), [factory], lambda network: None), nn.Identity)
+        assert asked == {"name": "resnet18", "in_chans": 1, "num_classes": 7}
+        assert factory_of("a.b:c", (1, 8, 8), 3) == ("a.b:c", ((1, 8, 8), 3))
 
     @pytest.mark.usefixtures("asked")
     def test_an_unknown_name_is_told_the_nearest(self):
