@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from sparsecycle.files.container import write_whole
+from sparsecycle.files.weights import load_weights
 from sparsecycle.lab import data as datasets
 from sparsecycle.lab.bench.inference import RIVALS, Entrant, Values, measure, ours
 from sparsecycle.lab.bench.report import machine
@@ -65,10 +66,7 @@ def published(shape: Shape, classes: int) -> nn.Module:
     Its first convolution and batch norm take up the difference, but for the zeros around the image.
     """
     model = resnet_20_a(shape, classes)
-    file = datasets.data_root() / "weights" / "resnet20-12fca82f.th"
-    state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-    # The file is older than batch norm's counters, which no forward pass in evaluation mode reads.
-    model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()}, strict=False)
+    load_weights(datasets.data_root() / "weights" / "resnet20-12fca82f.th", model)
     images = datasets.load("cifar10")
     mean, std = torch.tensor(images.mean), torch.tensor(images.std)
     with torch.no_grad():

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.files.nets import Counting
 from torch import Tensor, nn
 
 import sparsecycle as sc
@@ -164,17 +164,6 @@ def test_a_batch_may_be_fixed(tmp_path: Path) -> None:
     assert [its.dim_value for its in x.type.tensor_type.shape.dim] == [4, 3]
     with pytest.raises(ValueError, match="OfFour cannot be exported for any batch"):
         to_onnx(OfFour(), torch.ones(4, 3), tmp_path / "net.onnx")
-
-
-class Counting(nn.Module):
-    """Which no graph holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = itertools.count()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (1 + 1e-4 * next(self.calls))
 
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path) -> None:

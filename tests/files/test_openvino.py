@@ -1,27 +1,16 @@
 from __future__ import annotations
 
-import itertools
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from tests.files.nets import Counting
+from torch import nn
 
 from sparsecycle.files.openvino import to_openvino
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Counting(nn.Module):
-    """Which no graph holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = itertools.count()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (1 + 1e-4 * next(self.calls))
 
 
 def test_openvino_computes_the_same_for_any_batch(tmp_path: Path) -> None:

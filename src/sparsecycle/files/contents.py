@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field, is_dataclass
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from sparsecycle.files.broken import Broken, demand
 from sparsecycle.files.entropy import Frame, compress
+from sparsecycle.files.plain import read
 from sparsecycle.files.values import Form
 
 __all__ = ["DTYPES", "About", "Contents", "Dense", "Matrix", "digest_of", "dtype_name"]
@@ -261,7 +260,7 @@ class Contents:
         text = Frame(data).take(_LARGEST + 1, fewer=True)
         demand(len(text) <= _LARGEST, f"the table of contents has more than {_LARGEST} bytes")
         try:
-            found: Contents = _read(cls, json.loads(text.tobytes()))
+            found: Contents = read(cls, json.loads(text.tobytes()))
         except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
             raise Broken(f"the table of contents cannot be read ({str(error) or type(error).__name__})") from error
         found._check()
@@ -292,42 +291,3 @@ def _check_shape(shape: tuple[int, ...]) -> None:
     # Empty tensors too: torch multiplies the other sizes for their strides.
     size = math.prod(n for n in shape if n)
     demand(min(shape, default=0) >= 0 and size <= _SIZE, f"its shape is {shape}")
-
-
-def _read(kind: Any, plain: Any) -> Any:
-    """A plain value as what it is declared to be: a dataclass, a tuple, a dict, a number, a text, or one of several."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is UnionType:
-        fitting = [option for option in inner if type(plain) is _PLAIN.get(get_origin(option) or option)]
-        return _read(fitting[0] if fitting else inner[0], plain)
-    wanted = _PLAIN.get(origin or kind, dict)
-    if kind in (int, float) and type(plain) is int and abs(plain) >= 1 << 64:
-        raise ValueError(f"{str(plain)[:40]}... is no number of 64 bits")
-    if kind is float and type(plain) is int:
-        plain = float(plain)
-    if kind is not Any and type(plain) is not wanted:
-        raise TypeError(f"{str(plain)[:40]!r} is no {wanted.__name__}")
-    if is_dataclass(kind):
-        build: Any = kind
-        types = _types(build)
-        if types.keys() != plain.keys():
-            raise TypeError(f"{', '.join(sorted(types.keys() ^ plain.keys()))[:80]} is too much or too little")
-        return build(**{name: _read(types[name], value) for name, value in plain.items()})
-    if origin is tuple:
-        return tuple(_read(inner[0], value) for value in plain)
-    if origin is dict:
-        return {name: _read(inner[1], value) for name, value in plain.items()}
-    if kind is Any and type(plain) is list:  # as the tuple that it may have been
-        return tuple(_read(Any, value) for value in plain)
-    if kind is Any and type(plain) is dict:
-        return {name: _read(Any, value) for name, value in plain.items()}
-    return plain
-
-
-@functools.cache
-def _types(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-_PLAIN: dict[Any, type] = {tuple: list, dict: dict, str: str, int: int, float: float, bool: bool, NoneType: NoneType}
-"""What JSON has for the types that occur; for all others, which are dataclasses, it has a dict."""

@@ -121,5 +121,5 @@ def _period(mask: Mask, dimension: int) -> int:
 
 
 def _living(mask: Mask, dimension: int) -> Mask | None:
-    living: Mask = np.any(mask, axis=tuple(d for d in range(mask.ndim) if d != dimension), keepdims=False)
+    living: Mask = np.asarray(mask.any(axis=tuple(d for d in range(mask.ndim) if d != dimension)))
     return None if living.all() else living
